@@ -1,0 +1,76 @@
+//! What an outgoing frame carries: the one place where answers and probes are filled in.
+
+use crate::frame::{Frame, Kind, age_us, flags};
+use crate::maps::{Latch, Node};
+use crate::slot::Snapshot;
+
+/// A frame's place: from whom the node is known, to whom, where, and with which number.
+#[derive(Clone, Copy, Debug)]
+pub struct Address {
+    /// The target's slot.
+    pub target: u8,
+    /// The link.
+    pub link: u8,
+    /// The sequence number.
+    pub sequence: u64,
+}
+
+/// Fills in a frame that leaves at `now_ns`, over whatever stood there; the tag is still to come.
+///
+/// `RELEASED` goes with `GONE` nowhere by itself: a dead daemon's promise ends by either.
+#[inline(always)]
+pub fn compose(
+    frame: &mut Frame,
+    kind: Kind,
+    node: &Node,
+    latch: &Latch,
+    to: Address,
+    peer: Snapshot,
+    now_ns: u64,
+) {
+    // In place: the kernel's stack has room for one frame.
+    frame.0[0] = Frame::new(kind).0[0];
+    frame.0[3] = 0;
+    let gone = Latch::is_gone(latch.state, latch.handover_until_ns, now_ns);
+    frame.set_key_id(node.key_id as u8);
+    frame.set_cluster_id(node.cluster_id);
+    frame.set_config_version(node.config_version);
+    frame.set_sender(node.slot as u8);
+    frame.set_target(to.target);
+    frame.set_link(to.link);
+    frame.set_flags(if gone { flags::GONE } else { node.flags as u8 & !flags::GONE });
+    frame.set_daemon_age_us(age_us(now_ns, latch.beat_ns));
+    frame.set_incarnation(node.incarnation);
+    frame.set_target_incarnation(peer.incarnation);
+    frame.set_sequence(to.sequence);
+    frame.set_view_epoch(node.view_epoch);
+    frame.set_view_members(node.view_members);
+    frame.0[9] = node.view_rest;
+    frame.set_stamp(now_ns);
+    frame.set_returned(peer.stamp);
+    frame.set_received(peer.received);
+    frame.set_heard(node.heard);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::maps::latch;
+
+    #[test]
+    fn a_gone_daemon_says_nothing_but_that() {
+        let node = Node { flags: u64::from(flags::GRANT | flags::LEAVING), ..Node::default() };
+        let to = Address { target: 1, link: 0, sequence: 1 };
+        let said = |state, now| {
+            let latch = Latch { state, handover_until_ns: 50, ..Latch::default() };
+            let mut frame = Frame([u64::MAX; 15]);
+            compose(&mut frame, Kind::Answer, &node, &latch, to, Snapshot::default(), now);
+            assert_eq!(frame.0[3] >> 32, now / 1000, "nothing of the old content stays");
+            frame.flags()
+        };
+        assert_eq!(said(latch::ALIVE, 10), flags::GRANT | flags::LEAVING);
+        assert_eq!(said(latch::GONE, 10), flags::GONE);
+        assert_eq!(said(latch::HANDED_OVER, 50), flags::GRANT | flags::LEAVING);
+        assert_eq!(said(latch::HANDED_OVER, 51), flags::GONE);
+    }
+}

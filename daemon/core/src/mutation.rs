@@ -1,0 +1,42 @@
+//! Single clauses that the simulation takes out of the machines, to see that its invariants notice.
+//!
+//! Deliberately not a cargo feature: the machines under test are then the very code that ships. Nobody else builds
+//! one with anything but [`Mutation::None`].
+
+/// The clause that is missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mutation {
+    /// None: as it ships.
+    #[default]
+    None,
+    /// One late link is a peer down, whatever the other links hear.
+    OneLateIsDown,
+    /// Own links never count as down.
+    OwnLinkIgnored,
+    /// A peer that is down is told down again.
+    DownAgain,
+    /// "Gone" is not heard.
+    GoneIgnored,
+    /// A link that comes back counts at once.
+    DampingSkipped,
+    /// A damped link never counts again.
+    DampingForever,
+    /// A stalled daemon never fails.
+    StallForever,
+    /// Events of an earlier life count.
+    OldLifeCounts,
+    /// A Hello alone is believed.
+    HelloBelieved,
+    /// A nonce is used again after a success.
+    NonceKept,
+    /// An incarnation is accepted over and over.
+    AcceptRepeated,
+    /// Hellos end with the own acceptance, not with the peer's life.
+    HelloEndsEarly,
+    /// Nobody looks for a second machine with the own slot.
+    OwnSlotIgnored,
+    /// A machine that knows itself to be a duplicate no longer answers the other.
+    DuplicateMute,
+    /// A superseded incarnation is accepted again.
+    SupersededBelieved,
+}

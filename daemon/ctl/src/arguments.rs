@@ -1,0 +1,115 @@
+//! The command line; the help and the completions are made of this.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::exit::Exit;
+
+/// Where the cluster's key is, unless told otherwise.
+pub(crate) const KEY_PATH: &str = "/etc/ringbeat/authkey";
+/// How many events a follower sees first, unless told otherwise.
+pub(crate) const FOLLOW_FIRST: u32 = 10;
+
+/// Asks the cluster's daemon on this node, checks the configuration, makes keys.
+#[derive(Debug, Parser)]
+#[command(name = "ringbeat", version, after_help = Exit::chapter(), arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// How to print what is told: text to read and grep, or one JSON document.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
+    pub(crate) output: Format,
+
+    /// The daemon's control socket [default: `control` in the configuration, /run/ringbeat/control.sock without one].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "PATH", default_value = ringbeat_config::CONFIG_PATH)]
+    pub(crate) config: PathBuf,
+
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// One record a line, columns aligned under a header; `-` is not known.
+    Text,
+    /// The values as the daemon hands them out.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// The daemon on one page: what runs, since when, with which rights.
+    Status,
+    /// The heartbeat links, and each peer on each: round trip, jitter, loss, drops by reason.
+    Link {
+        /// This link only.
+        id: Option<u8>,
+    },
+    /// Every node's row of the connectivity graph, as it is known here.
+    Peers,
+    /// What has happened, with the kernel's stamp and the evidence.
+    Events {
+        /// Go on, line by line, as it happens.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only events after this sequence number.
+        #[arg(short, long, value_name = "SEQ")]
+        since: Option<u64>,
+        /// Only the newest N; to begin with, when following [default: all, 10 when following from now].
+        #[arg(short = 'n', long = "lines", value_name = "N")]
+        limit: Option<u32>,
+    },
+    /// Counters of daemon and kernel plane.
+    Stats,
+    /// The configuration file.
+    Config {
+        #[command(subcommand)]
+        verb: ConfigVerb,
+    },
+    /// Makes the cluster's key, 256 bytes of the kernel's randomness, mode 0400. Never overwrites one.
+    Keygen {
+        /// Where to.
+        #[arg(long, default_value = KEY_PATH)]
+        path: PathBuf,
+    },
+    /// Prints the completions for a shell, as in: ringbeat completions bash > /etc/bash_completion.d/ringbeat
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigVerb {
+    /// Reads the configuration as the daemon on this host would, and explains what is wrong.
+    Check {
+        /// This file, and not that of --config.
+        file: Option<PathBuf>,
+    },
+    /// Prints a commented configuration to start from.
+    Example,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_agree_with_each_other() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_has_every_exit_code() {
+        let help = Arguments::command().render_long_help().to_string();
+        for line in ["   0  fine", "   3  no daemon answered", "  64  the command line"] {
+            assert!(help.contains(line), "{help}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! `ringbeat stats`: a name and a number on each line, those of a link under `link.ID`.
+
+use ringbeat_control::Stats;
+
+use crate::table::Column::{Left, Right};
+use crate::table::{Cell, Paint, Table};
+
+pub(crate) fn stats(stats: &Stats, paint: Paint) -> String {
+    let mut table = Table::new([Left("NAME"), Right("VALUE")]);
+    let mut push = |name: String, value: Cell| table.push([Cell::from(name), value]);
+    let count = |value: u64| Cell::from(value.to_string());
+    for (name, value) in [
+        ("ticks", count(stats.ticks)),
+        ("tick_stalls", count(stats.tick_stalls)),
+        ("tick_late_max_us", Cell::decimal(stats.tick_late_max_us, 1)),
+        ("stalled_ms", Cell::decimal(stats.stalled_ms, 3)),
+        ("credit_ms", Cell::decimal(stats.credit_ms, 3)),
+        ("scan_us", Cell::decimal(stats.scan_us, 1)),
+        ("events_lost", count(stats.events_lost)),
+        ("events_told", count(stats.events_told)),
+        ("rss_kib", count(stats.rss_kib)),
+        ("loop_age_max_ms", Cell::decimal(stats.loop_age_max_ms, 3)),
+        ("probes_sent", count(stats.probes_sent)),
+        ("answers", count(stats.answers)),
+        ("probes_answered", count(stats.probes_answered)),
+        ("unproven", count(stats.unproven)),
+        ("dropped", count(stats.dropped)),
+    ] {
+        push(name.to_owned(), value);
+    }
+    for (name, value) in &stats.extra {
+        push(name.clone(), count(*value));
+    }
+    for link in &stats.links {
+        for (name, value) in [
+            ("probes_sent", link.probes_sent),
+            ("answers", link.answers),
+            ("probes_answered", link.probes_answered),
+            ("unproven", link.unproven),
+            ("dropped", link.dropped),
+            ("send_errors", link.send_errors),
+            ("beats_skipped", link.beats_skipped),
+        ] {
+            push(format!("link.{}.{name}", link.id), count(value));
+        }
+    }
+    table.render(paint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::{assert_golden, samples};
+
+    #[test]
+    fn golden() {
+        assert_golden("stats.txt", &stats(&samples::stats(), Paint::Plain));
+    }
+}

@@ -1,0 +1,113 @@
+//! `ringbeat status`: lines of `key: value`.
+
+use ringbeat_control::Status;
+
+use crate::table::{Paint, Tone, one_line};
+
+pub(crate) fn status(status: &Status, paint: Paint) -> String {
+    let mut page = Page { text: String::new(), paint };
+    page.plain("cluster", &status.cluster);
+    page.plain("node", &status.node_name);
+    page.plain("node_id", &status.node_id.to_string());
+    let state = status.state.name();
+    page.line("state", Tone::of_state(state), state);
+    page.plain("version", &status.version);
+    page.plain("uptime", &uptime(status.uptime_ms));
+    page.plain("incarnation", &status.incarnation);
+    page.plain("config_version", &status.config_version.to_string());
+    page.plain("config_path", &status.config_path);
+    page.share("links_up", status.links_up, status.links_total);
+    page.share("peers_up", status.peers_up, status.peers_total);
+    let (tone, bpf) = match (status.bpf.compiled, &status.bpf.reason) {
+        (true, None) => (Tone::Good, "compiled in".to_owned()),
+        (true, Some(reason)) => (Tone::Warning, format!("compiled in, not used: {reason}")),
+        (false, None) => (Tone::Warning, "not compiled in".to_owned()),
+        (false, Some(reason)) => (Tone::Warning, format!("not compiled in: {reason}")),
+    };
+    page.line("bpf", tone, &bpf);
+    let (tone, granted) =
+        if status.realtime.granted { (Tone::Good, "granted") } else { (Tone::Warning, "not granted") };
+    page.line("realtime", tone, granted);
+    page.plain("probe_thread", &status.realtime.probe);
+    page.plain("memory", &status.realtime.memory);
+    page.plain("pins", status.pins.as_deref().unwrap_or_default());
+    page.plain("adopted", status.adopted.as_deref().unwrap_or_default());
+    for warning in &status.warnings {
+        page.line("warning", Tone::Warning, warning);
+    }
+    page.text
+}
+
+struct Page {
+    text: String,
+    paint: Paint,
+}
+
+impl Page {
+    fn line(&mut self, key: &str, tone: Tone, value: &str) {
+        let value = self.paint.apply(tone, &one_line(value));
+        self.text.extend([key, ": ", &value, "\n"]);
+    }
+
+    fn plain(&mut self, key: &str, value: &str) {
+        self.line(key, Tone::Plain, value);
+    }
+
+    fn share(&mut self, key: &str, part: u32, whole: u32) {
+        let tone = match part {
+            _ if part == whole => Tone::Good,
+            0 => Tone::Bad,
+            _ => Tone::Warning,
+        };
+        self.line(key, tone, &format!("{part} of {whole}"));
+    }
+}
+
+/// The two largest units that are not 0 say enough; below a minute, tenths do.
+fn uptime(ms: u64) -> String {
+    let seconds = ms / 1000;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{}.{}s", seconds, ms / 100 % 10),
+        (0, 0, _) => format!("{minutes}m {}s", seconds % 60),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::{assert_golden, samples};
+
+    #[test]
+    fn golden() {
+        assert_golden("status.txt", &status(&samples::status(), Paint::Plain));
+        assert_golden("status_degraded.txt", &status(&samples::status_degraded(), Paint::Plain));
+    }
+
+    #[test]
+    fn colour_marks_what_is_wrong_and_nothing_else_changes() {
+        let coloured = status(&samples::status_degraded(), Paint::Colour);
+        assert!(coloured.contains("peers_up: \x1b[31m0 of 2\x1b[0m\n"), "{coloured:?}");
+        let mut plain = coloured;
+        for colour in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
+            plain = plain.replace(colour, "");
+        }
+        assert_eq!(plain, status(&samples::status_degraded(), Paint::Plain));
+    }
+
+    #[test]
+    fn uptimes() {
+        for (ms, text) in [
+            (0, "0.0s"),
+            (59_999, "59.9s"),
+            (60_000, "1m 0s"),
+            (7_384_000, "2h 3m"),
+            (90_000_000, "1d 1h"),
+            (u64::MAX, "213503982334d 14h"),
+        ] {
+            assert_eq!(uptime(ms), text);
+        }
+    }
+}

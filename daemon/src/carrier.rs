@@ -1,0 +1,57 @@
+//! Whether the own links can send: carrier and administrative state, as the kernel tells them by netlink.
+//!
+//! Asked again whenever the kernel says that something changed, and once a second should it not.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
+
+use crate::sys::socket::interface_flags;
+
+/// RTMGRP_LINK of linux/rtnetlink.h.
+const GROUP_LINK: u32 = 1;
+
+/// Tells when some link has changed.
+pub struct Carrier {
+    socket: OwnedFd,
+}
+
+impl Carrier {
+    /// Listens.
+    pub fn listen() -> io::Result<Self> {
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            // NETLINK_ROUTE is protocol 0.
+            None,
+        )?;
+        bind(&socket, &SocketAddrNetlink::new(0, GROUP_LINK))?;
+        Ok(Self { socket })
+    }
+
+    /// Readable when something changed.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Takes all notes; what they say is read from the interface itself.
+    pub fn drain(&self) {
+        let mut buffer = [0; 8192];
+        while recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT).is_ok() {}
+    }
+}
+
+/// Why the interface cannot send, if it cannot.
+pub fn fault(interface: &str) -> Option<&'static str> {
+    match interface_flags(interface) {
+        Ok(flags) if flags & libc::IFF_UP == 0 => Some("administratively down"),
+        Ok(flags) if flags & libc::IFF_RUNNING == 0 => Some("no carrier"),
+        Ok(_) => None,
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Some("no such interface"),
+        // What cannot be told is not held against the link.
+        Err(_) => None,
+    }
+}

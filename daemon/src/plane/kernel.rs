@@ -1,0 +1,337 @@
+//! The kernel's programs as the heartbeat plane: maps as memory, the ring buffer, pins.
+//!
+//! Closing comes before adopting: a daemon that finds the pins of a dead one closes the plane, clears the cells, and
+//! opens as a new incarnation. Only a planned hand-over, inside its time, goes on as it was.
+
+use std::mem::offset_of;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::{Array, Map, MapData, MapError, RingBuf};
+use ringbeat_common::drops::DROPS_MAX;
+use ringbeat_common::event::Event;
+use ringbeat_common::limits::{KEYS_MAX, LINKS_MAX, NODES_MAX, SLOTS_MAX, cell};
+use ringbeat_common::maps::{ABI, Counters, Drops, Latch, Link, Node, Tick, Trips, Watches, latch};
+use ringbeat_common::slot::Slot;
+use ringbeat_common::watch::{Watch, state};
+use ringbeat_config::Datapath;
+
+use super::load::{LoadError, Loaded, chain};
+use super::pins::Pins;
+use super::{CellReading, Identity, Mode, PlaneLink};
+use crate::sys::clock::boot_ns;
+use crate::sys::mapped::Mapped;
+use crate::sys::pod::Value;
+
+/// BPF_F_LOCK: the whole value changes under its lock.
+const UNDER_LOCK: u64 = 4;
+
+/// The kernel's programs, loaded and attached.
+pub struct KernelPlane {
+    node: Mapped<Node>,
+    latch: Arc<Mapped<Latch>>,
+    watches: Mapped<Watches>,
+    tick: Mapped<Tick>,
+    counters: Mapped<Counters>,
+    trips: Mapped<Trips>,
+    drops: Mapped<Drops>,
+    slots: Array<MapData, Value<Slot>>,
+    events: RingBuf<MapData>,
+    links: Vec<PlaneLink>,
+    modes: Vec<(u8, Mode, Option<String>)>,
+    /// The incarnation of a former daemon whose hand-over was taken up.
+    adopted: Option<u64>,
+    found_pins: bool,
+    /// Keeps programs and links in place.
+    _loaded: Loaded,
+}
+
+/// Maps the values of an array map.
+fn mapped<T: Copy>(loaded: &mut Loaded, name: &'static str, values: usize) -> Result<Mapped<T>, LoadError> {
+    let Map::Array(map) = loaded.take(name)? else { return Err(LoadError::NoMap(name)) };
+    Mapped::new(map.fd().as_fd(), values).map_err(|error| LoadError::Map { name, why: error.to_string() })
+}
+
+/// An array map for system calls.
+fn array<V: aya::Pod>(loaded: &mut Loaded, name: &'static str) -> Result<Array<MapData, V>, LoadError> {
+    Array::try_from(loaded.take(name)?).map_err(|error| LoadError::Map { name, why: chain(&error) })
+}
+
+impl KernelPlane {
+    /// Loads, closes or takes over, and attaches.
+    pub fn start(
+        object: &[u8],
+        identity: Identity,
+        links: &[PlaneLink],
+        datapath: Datapath,
+        pins: Option<&Pins>,
+    ) -> Result<Self, LoadError> {
+        let found_pins = pins.is_some_and(Pins::are_there);
+        let mut loaded = Loaded::new(object, pins)?;
+        let events = RingBuf::try_from(loaded.take("EVENTS")?)
+            .map_err(|error| LoadError::Map { name: "EVENTS", why: chain(&error) })?;
+        let mut keys: Array<MapData, [u64; 2]> = array(&mut loaded, "KEYS")?;
+        let link_table: Mapped<Link> = mapped(&mut loaded, "LINKS", LINKS_MAX)?;
+        let mut plane = Self {
+            node: mapped(&mut loaded, "NODE", 1)?,
+            latch: Arc::new(mapped(&mut loaded, "LATCH", 1)?),
+            watches: mapped(&mut loaded, "WATCHES", 1)?,
+            tick: mapped(&mut loaded, "TICK", 1)?,
+            counters: mapped(&mut loaded, "COUNTERS", SLOTS_MAX)?,
+            trips: mapped(&mut loaded, "TRIPS", SLOTS_MAX)?,
+            drops: mapped(&mut loaded, "DROPS", LINKS_MAX)?,
+            slots: array(&mut loaded, "SLOTS")?,
+            events,
+            links: links.to_vec(),
+            modes: Vec::new(),
+            adopted: None,
+            found_pins,
+            _loaded: loaded,
+        };
+        plane.adopted = plane.adoptable(identity, links, &link_table);
+        if plane.adopted.is_none() {
+            plane.clear().map_err(|error| LoadError::Map { name: "SLOTS", why: chain(&error) })?;
+        }
+        for id in 0..KEYS_MAX as u32 {
+            let key = if id == 0 { identity.key } else { [0; 2] };
+            keys.set(id, key, 0).map_err(|error| LoadError::Map { name: "KEYS", why: chain(&error) })?;
+        }
+        plane.configure(identity, &link_table);
+        if let Some(pins) = pins {
+            let (own, known) = (links.to_vec(), ["obituary", "obituary_exec"]);
+            pins.remove_links(|name| {
+                let mut parts = name.split('-').skip(1).map(str::parse::<u32>);
+                let (id, ifindex) = (parts.next(), parts.next());
+                known.contains(&name)
+                    || own.iter().any(|link| {
+                        id == Some(Ok(u32::from(link.id))) && ifindex == Some(Ok(link.ifindex))
+                    })
+            });
+        }
+        plane._loaded.attach_obituaries(pins)?;
+        plane._loaded.arm()?;
+        for link in links {
+            let (mode, why) = plane._loaded.attach(link, datapath, pins)?;
+            plane.modes.push((link.id, mode, why));
+        }
+        Ok(plane)
+    }
+
+    /// The incarnation to go on as, if a planned hand-over is waiting for exactly this node on exactly these links.
+    fn adoptable(&self, identity: Identity, links: &[PlaneLink], table: &Mapped<Link>) -> Option<u64> {
+        let (node, latch) = (self.node.copy(0), self.latch.copy(0));
+        let same_links = (0..LINKS_MAX).all(|index| {
+            let there = table.copy(index);
+            links.iter().find(|link| usize::from(link.id) == index).map_or(there.ifindex == 0, |link| {
+                there.ifindex == link.ifindex
+                    && there.port == u32::from(link.port)
+                    && there.deadline_ns == link.deadline_ns
+            })
+        });
+        let fits = self.found_pins
+            && same_links
+            && latch.state == latch::HANDED_OVER
+            && boot_ns() < latch.handover_until_ns
+            && node.abi == u64::from(ABI)
+            && node.incarnation != 0
+            && node.slot == u64::from(identity.slot)
+            && node.cluster_id == identity.cluster_id
+            && node.config_version == identity.config_version;
+        fits.then_some(node.incarnation)
+    }
+
+    /// Closes the plane and forgets every peer.
+    fn clear(&mut self) -> Result<(), MapError> {
+        self.close();
+        self.node.fill(0, &Node { slot: NODES_MAX as u64, ..Node::default() });
+        for index in 0..SLOTS_MAX {
+            self.watch_word(index, offset_of!(Watch, state)).store(0, Ordering::SeqCst);
+            self.slots.set(index as u32, Value(Slot::default()), UNDER_LOCK)?;
+            self.counters.fill(index, &Counters::default());
+            self.trips.fill(index, &empty_trips());
+        }
+        for link in 0..LINKS_MAX {
+            self.drops.fill(link, &Drops::default());
+        }
+        while self.next_event().is_some() {}
+        Ok(())
+    }
+
+    fn configure(&self, identity: Identity, table: &Mapped<Link>) {
+        for id in 0..LINKS_MAX {
+            let link = self.links.iter().find(|link| usize::from(link.id) == id);
+            let entry = link.map_or(Link::default(), |link| Link {
+                ifindex: link.ifindex,
+                port: u32::from(link.port),
+                deadline_ns: link.deadline_ns,
+            });
+            if table.copy(id) != entry {
+                table.fill(id, &entry);
+            }
+        }
+        let set = |offset, value| self.node.word(0, offset).store(value, Ordering::SeqCst);
+        set(offset_of!(Node, slot), u64::from(identity.slot));
+        set(offset_of!(Node, cluster_id), identity.cluster_id);
+        set(offset_of!(Node, config_version), identity.config_version);
+        set(offset_of!(Node, key_id), 0);
+        set(offset_of!(Node, abi), u64::from(ABI));
+        let deadline = self.links.iter().map(|link| link.deadline_ns).max().unwrap_or(0);
+        let interval = self.links.iter().map(|link| link.interval_ns).min().unwrap_or(0);
+        set(offset_of!(Node, deadline_max_ns), deadline);
+        set(offset_of!(Node, interval_min_ns), interval);
+    }
+
+    /// The incarnation that goes on, if a planned hand-over was taken up.
+    pub const fn adopted(&self) -> Option<u64> {
+        self.adopted
+    }
+
+    /// Whether a former daemon's pins were found.
+    pub const fn found_pins(&self) -> bool {
+        self.found_pins
+    }
+
+    /// The latch, for the thread that beats.
+    pub fn latch(&self) -> Latch {
+        self.latch.copy(0)
+    }
+
+    /// Registers this process, then opens.
+    pub fn open(&mut self, incarnation: u64) {
+        if let Err(error) = self._loaded.register() {
+            tracing::error!(%error, "this daemon's end will not be told to the peers");
+        }
+        self.node.word(0, offset_of!(Node, flags)).store(0, Ordering::SeqCst);
+        self.node.word(0, offset_of!(Node, incarnation)).store(incarnation, Ordering::SeqCst);
+    }
+
+    /// See [`super::Plane::close`].
+    pub fn close(&mut self) {
+        self.node.word(0, offset_of!(Node, incarnation)).store(0, Ordering::SeqCst);
+    }
+
+    /// See [`super::Plane::accept`]. The order: the cell is not watched, then the slot is replaced under its lock,
+    /// then the cell is watched; an old frame in between finds either the old slot or a closed door.
+    pub fn accept(&mut self, slot: u8, incarnation: u64) -> Result<(), MapError> {
+        for link in &self.links {
+            let index = cell(link.id, slot);
+            let set = |offset, value| {
+                watch_word(&self.watches, index, offset).store(value, Ordering::SeqCst);
+            };
+            set(offset_of!(Watch, state), 0);
+            self.slots.set(index as u32, Value(Slot::accepting(incarnation)), UNDER_LOCK)?;
+            set(offset_of!(Watch, heard_ns), 0);
+            set(offset_of!(Watch, unanswered_ns), 0);
+            // Two halves of one word, low one first.
+            let half = |ns: u64| ns.min(u64::from(u32::MAX));
+            set(offset_of!(Watch, deadline_ns), half(link.interval_ns) << 32 | half(link.deadline_ns));
+            set(offset_of!(Watch, state), state::WATCHED);
+        }
+        Ok(())
+    }
+
+    /// See [`super::Plane::next_event`].
+    pub fn next_event(&mut self) -> Option<Event> {
+        let item = self.events.next()?;
+        event_of(&item)
+    }
+
+    /// See [`super::Plane::events_fd`].
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+
+    /// See [`super::Plane::say`].
+    pub fn say(&self, heard: u64, flags: u8) {
+        self.node.word(0, offset_of!(Node, heard)).store(heard, Ordering::SeqCst);
+        self.node.word(0, offset_of!(Node, flags)).store(u64::from(flags), Ordering::SeqCst);
+    }
+
+    /// See [`super::Plane::beat`].
+    pub fn beat(&self, now_ns: u64) {
+        self.latch.word(0, offset_of!(Latch, beat_ns)).store(now_ns, Ordering::Relaxed);
+    }
+
+    /// See [`super::Plane::hand_over`].
+    pub fn hand_over(&self, until_ns: u64) {
+        self.latch.word(0, offset_of!(Latch, handover_until_ns)).store(until_ns, Ordering::SeqCst);
+    }
+
+    /// See [`super::Plane::cell`].
+    pub fn cell(&self, link: u8, slot: u8) -> CellReading {
+        let index = cell(link, slot);
+        let word = |offset| self.watch_word(index, offset).load(Ordering::Relaxed);
+        let times = word(offset_of!(Watch, deadline_ns));
+        let watch = Watch {
+            heard_ns: word(offset_of!(Watch, heard_ns)),
+            unanswered_ns: word(offset_of!(Watch, unanswered_ns)),
+            deadline_ns: times as u32,
+            interval_ns: (times >> 32) as u32,
+            state: word(offset_of!(Watch, state)),
+        };
+        CellReading::new(watch, self.counters.copy(index), &self.trips.copy(index))
+    }
+
+    /// See [`super::Plane::slot`].
+    pub fn slot(&self, link: u8, slot: u8) -> Slot {
+        self.slots.get(&(cell(link, slot) as u32), UNDER_LOCK).map_or(Slot::default(), |value| value.0)
+    }
+
+    /// See [`super::Plane::state`].
+    pub fn state(&self, link: u8, slot: u8) -> u64 {
+        self.watch_word(cell(link, slot), offset_of!(Watch, state)).load(Ordering::Acquire)
+    }
+
+    /// See [`super::Plane::drops`].
+    pub fn drops(&self, link: u8) -> [u64; DROPS_MAX] {
+        self.drops.copy(usize::from(link)).counts
+    }
+
+    /// See [`super::Plane::tick`].
+    pub fn tick(&self) -> Tick {
+        self.tick.copy(0)
+    }
+
+    /// See [`super::Plane::mode`].
+    pub fn mode(&self, link: u8) -> (Mode, Option<String>) {
+        let found = self.modes.iter().find(|(id, _, _)| *id == link);
+        found.map_or((Mode::Native, None), |(_, mode, why)| (*mode, why.clone()))
+    }
+
+    fn watch_word(&self, index: usize, offset: usize) -> &AtomicU64 {
+        watch_word(&self.watches, index, offset)
+    }
+}
+
+/// A word of a cell of the watches.
+fn watch_word(watches: &Mapped<Watches>, index: usize, offset: usize) -> &AtomicU64 {
+    watches.word(0, index * size_of::<Watch>() + offset)
+}
+
+fn empty_trips() -> Trips {
+    use ringbeat_common::histogram::Histogram;
+    Trips { round_trip: Histogram::EMPTY, jitter: Histogram::EMPTY }
+}
+
+/// The event in a record of the ring.
+fn event_of(bytes: &[u8]) -> Option<Event> {
+    let (words, _) = bytes.as_chunks::<8>();
+    let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    let [stamp_ns, cell, from, to, heard_ns, unanswered_ns, credit_ns, incarnation, last] = words[..] else {
+        return None;
+    };
+    Some(Event {
+        stamp_ns,
+        cell: cell as u32,
+        by_timer: (cell >> 32) as u32,
+        from,
+        to,
+        heard_ns,
+        unanswered_ns,
+        credit_ns,
+        incarnation,
+        daemon_age_us: last as u32,
+        flags: (last >> 32) as u32,
+    })
+}

@@ -1,0 +1,273 @@
+//! Loads the programs, with the maps that a former daemon pinned, and attaches them: native, then generic.
+//!
+//! A link that is pinned gets the new program in one atomic replacement; nothing is detached in between.
+
+use std::fs;
+
+use aya::maps::Map;
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::xdp::{XdpLink, XdpMode};
+use aya::programs::{
+    ProgramError, RawTracePoint, RawTracePointRunOptions, SchedClassifier, TcAttachType, TestRun, TestRunOptions, Xdp,
+};
+use aya::{Ebpf, EbpfError, EbpfLoader};
+use ringbeat_config::Datapath;
+use thiserror::Error;
+
+use super::pins::Pins;
+use super::{Mode, PlaneLink};
+
+/// Why there is no kernel plane.
+#[derive(Debug, Error)]
+pub enum LoadError {
+    /// Not in this build.
+    #[error("this build has no kernel programs: {0}")]
+    NotBuilt(&'static str),
+    /// The kernel did not take the object.
+    #[error("the kernel refused the programs: {0}")]
+    Refused(#[from] EbpfError),
+    /// The kernel did not take a program.
+    #[error("program {name}: {}", chain(source))]
+    Program {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: ProgramError,
+    },
+    /// A link is attached in a way that cannot be pinned or replaced.
+    #[error("program {name} on {interface}: {why}")]
+    Attach {
+        /// Which.
+        name: &'static str,
+        /// Where.
+        interface: String,
+        /// Why.
+        why: String,
+    },
+    /// A map of the object is not there.
+    #[error("map {0} is missing from the object")]
+    NoMap(&'static str),
+    /// The timer did not start.
+    #[error("the kernel has no timer for us (verdict {0})")]
+    NoTimer(u32),
+    /// A map could not be mapped or pinned.
+    #[error("map {name}: {why}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        why: String,
+    },
+}
+
+/// An error with its causes, in one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// The loaded object and the links that keep it in place.
+pub struct Loaded {
+    ebpf: Ebpf,
+    /// Links that are not pinned live as long as this.
+    held: Vec<FdLink>,
+}
+
+impl Loaded {
+    /// Loads all programs; maps that are pinned are taken over.
+    pub fn new(object: &[u8], pins: Option<&Pins>) -> Result<Self, LoadError> {
+        let mut loader = EbpfLoader::new();
+        if let Some(pins) = pins {
+            for name in Pins::maps() {
+                loader.map_pin_path(name, pins.path(name));
+            }
+        }
+        let mut loaded = Self { ebpf: loader.load(object)?, held: Vec::new() };
+        for name in ["heartbeat", "arm"] {
+            loaded.xdp(name)?.load().map_err(|source| LoadError::Program { name, source })?;
+        }
+        loaded.egress()?.load().map_err(|source| LoadError::Program { name: "egress", source })?;
+        for name in ["register", "obituary", "obituary_exec"] {
+            loaded.tracepoint(name)?.load().map_err(|source| LoadError::Program { name, source })?;
+        }
+        Ok(loaded)
+    }
+
+    /// Takes a map out of the object.
+    pub fn take(&mut self, name: &'static str) -> Result<Map, LoadError> {
+        self.ebpf.take_map(name).ok_or(LoadError::NoMap(name))
+    }
+
+    /// Starts the timer, or moves it to the program that is loaded now.
+    pub fn arm(&mut self) -> Result<(), LoadError> {
+        // A packet of the least size that a test run takes.
+        let packet = [0; 64];
+        let options = TestRunOptions { data_in: Some(&packet), ..TestRunOptions::new() };
+        let ran = self
+            .xdp("arm")?
+            .test_run(options)
+            .map_err(|source| LoadError::Program { name: "arm", source })?;
+        if ran.return_value == 2 { Ok(()) } else { Err(LoadError::NoTimer(ran.return_value)) }
+    }
+
+    /// Makes the calling process the one whose end sets the latch.
+    pub fn register(&mut self) -> Result<(), LoadError> {
+        self.tracepoint("register")?
+            .test_run(RawTracePointRunOptions::default())
+            .map(|_| ())
+            .map_err(|source| LoadError::Program { name: "register", source })
+    }
+
+    /// Attaches both obituaries.
+    pub fn attach_obituaries(&mut self, pins: Option<&Pins>) -> Result<(), LoadError> {
+        for (name, point) in [("obituary", "sched_process_exit"), ("obituary_exec", "sched_process_exec")] {
+            let error = |source| LoadError::Program { name, source };
+            let program = self.tracepoint(name)?;
+            let id = program.attach(point).map_err(error)?;
+            let link: FdLink = program.take_link(id).map_err(error)?.into();
+            // There is no replacement in place for tracepoints: the new one is there before the old one goes.
+            if let Some(pins) = pins {
+                let _ = fs::remove_file(pins.path(name));
+            }
+            self.keep(link, pins, name, name)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches both ends of a link; gives the mode and why it is not a better one.
+    pub fn attach(
+        &mut self,
+        link: &PlaneLink,
+        wanted: Datapath,
+        pins: Option<&Pins>,
+    ) -> Result<(Mode, Option<String>), LoadError> {
+        self.attach_egress(link, pins)?;
+        let modes: &[(Mode, XdpMode)] = match wanted {
+            Datapath::Native => &[(Mode::Native, XdpMode::Driver)],
+            Datapath::Generic => &[(Mode::Generic, XdpMode::Skb)],
+            Datapath::Auto | Datapath::Socket => {
+                &[(Mode::Native, XdpMode::Driver), (Mode::Generic, XdpMode::Skb)]
+            }
+        };
+        let mut why = None;
+        for (mode, xdp_mode) in modes {
+            match self.attach_xdp(link, *mode, *xdp_mode, pins) {
+                Ok(()) => return Ok((*mode, why)),
+                Err(error) => why = Some(error.to_string()),
+            }
+        }
+        Err(LoadError::Attach {
+            name: "heartbeat",
+            interface: link.interface.clone(),
+            why: why.unwrap_or_default(),
+        })
+    }
+
+    fn attach_xdp(
+        &mut self,
+        link: &PlaneLink,
+        mode: Mode,
+        xdp_mode: XdpMode,
+        pins: Option<&Pins>,
+    ) -> Result<(), LoadError> {
+        let name = "heartbeat";
+        let pin = format!("xdp-{}-{}-{}", link.id, link.ifindex, mode.name());
+        let error = |source| LoadError::Program { name, source };
+        if let Some(old) = pinned(pins, &pin)
+            && let Ok(old) = XdpLink::try_from(old)
+        {
+            // The pin goes on holding the link; our own handle may close.
+            if self.xdp(name)?.attach_to_link(old).is_ok() {
+                return Ok(());
+            }
+        }
+        if let Some(pins) = pins {
+            pins.remove_links(|there| !there.starts_with(&format!("xdp-{}-", link.id)));
+        }
+        let program = self.xdp(name)?;
+        let id = program.attach_to_if_index(link.ifindex, xdp_mode).map_err(error)?;
+        let attached = program.take_link(id).map_err(error)?;
+        let attached = FdLink::try_from(attached).map_err(|_| LoadError::Attach {
+            name,
+            interface: link.interface.clone(),
+            why: "the kernel has no BPF links for XDP (5.9 on)".to_owned(),
+        })?;
+        self.keep(attached, pins, &pin, name)
+    }
+
+    fn attach_egress(&mut self, link: &PlaneLink, pins: Option<&Pins>) -> Result<(), LoadError> {
+        let name = "egress";
+        let pin = format!("tcx-{}-{}", link.id, link.ifindex);
+        if let Some(old) = pinned(pins, &pin)
+            && let Ok(old) = SchedClassifierLink::try_from(old)
+            && self.egress()?.attach_to_link(old).is_ok()
+        {
+            return Ok(());
+        }
+        if let Some(pins) = pins {
+            pins.remove_links(|there| !there.starts_with(&format!("tcx-{}-", link.id)));
+        }
+        let interface = link.interface.clone();
+        let fail = |why: String| LoadError::Attach { name, interface: interface.clone(), why };
+        let program = self.egress()?;
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program
+            .attach_with_options(&link.interface, TcAttachType::Egress, options)
+            .map_err(|error| fail(format!("{} (tcx needs kernel 6.6)", chain(&error))))?;
+        let attached = program.take_link(id).map_err(|error| fail(chain(&error)))?;
+        let attached = FdLink::try_from(attached).map_err(|_| fail("not a tcx link".to_owned()))?;
+        self.keep(attached, pins, &pin, name)
+    }
+
+    /// Pins a link, or holds it where there are no pins.
+    fn keep(
+        &mut self,
+        link: FdLink,
+        pins: Option<&Pins>,
+        pin: &str,
+        name: &'static str,
+    ) -> Result<(), LoadError> {
+        match pins {
+            None => self.held.push(link),
+            Some(pins) => {
+                let path = pins.path(pin);
+                let kept = link.pin(&path).map_err(|error| LoadError::Attach {
+                    name,
+                    interface: path.display().to_string(),
+                    why: chain(&error),
+                })?;
+                self.held.push(FdLink::from(kept));
+            }
+        }
+        Ok(())
+    }
+
+    fn xdp(&mut self, name: &'static str) -> Result<&mut Xdp, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoMap(name))?;
+        program.try_into().map_err(|source| LoadError::Program { name, source })
+    }
+
+    fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
+        let program = self.ebpf.program_mut("egress").ok_or(LoadError::NoMap("egress"))?;
+        program.try_into().map_err(|source| LoadError::Program { name: "egress", source })
+    }
+
+    fn tracepoint(&mut self, name: &'static str) -> Result<&mut RawTracePoint, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoMap(name))?;
+        program.try_into().map_err(|source| LoadError::Program { name, source })
+    }
+}
+
+fn pinned(pins: Option<&Pins>, name: &str) -> Option<FdLink> {
+    let path = pins?.path(name);
+    if path.exists() { PinnedLink::from_pin(path).ok().map(FdLink::from) } else { None }
+}

@@ -1,0 +1,180 @@
+//! The heartbeat plane behind one face: the kernel's programs, or plain sockets where there can be none.
+//!
+//! Both give the same events, cells and counts; what differs is who runs the rules of `ringbeat-common`. Above this
+//! line nobody asks which one it is, but for the commands that show it. Deliberately not there: any decision about
+//! a peer.
+
+pub mod kernel;
+pub mod load;
+pub mod pins;
+pub mod reading;
+pub mod socket;
+pub mod table;
+
+use std::os::fd::BorrowedFd;
+
+use ringbeat_common::drops::DROPS_MAX;
+use ringbeat_common::event::Event;
+use ringbeat_common::frame::Frame;
+use ringbeat_common::maps::Tick;
+use ringbeat_common::slot::Slot;
+
+pub use kernel::KernelPlane;
+pub use reading::CellReading;
+pub use socket::SocketPlane;
+
+/// How frames of a link reach the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// XDP in the driver.
+    Native,
+    /// XDP in the stack: any driver, after the packet has become a socket buffer.
+    Generic,
+    /// A UDP socket and a thread.
+    Socket,
+}
+
+impl Mode {
+    /// As the commands show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Socket => "socket",
+        }
+    }
+}
+
+/// A link as the plane needs it.
+#[derive(Clone, Debug)]
+pub struct PlaneLink {
+    /// Its number.
+    pub id: u8,
+    /// Its interface.
+    pub interface: String,
+    /// The interface's index.
+    pub ifindex: u32,
+    /// Its port.
+    pub port: u16,
+    /// The probe interval, in ns.
+    pub interval_ns: u64,
+    /// Silence that is late, in ns.
+    pub deadline_ns: u64,
+}
+
+/// What every frame of this node carries.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// Our slot.
+    pub slot: u8,
+    /// The cluster.
+    pub cluster_id: u64,
+    /// The configuration.
+    pub config_version: u64,
+    /// The key that seals, and that is in force.
+    pub key: [u64; 2],
+}
+
+/// The plane in use.
+pub enum Plane {
+    /// The kernel's programs.
+    Kernel(Box<KernelPlane>),
+    /// Plain sockets.
+    Socket(SocketPlane),
+}
+
+/// Calls the same method on whichever plane it is.
+macro_rules! either {
+    ($self:ident, $plane:ident => $call:expr) => {
+        match $self {
+            Self::Kernel($plane) => $call,
+            Self::Socket($plane) => $call,
+        }
+    };
+}
+
+impl Plane {
+    /// Opens the plane: from now on probes leave and are answered, as this incarnation.
+    pub fn open(&mut self, incarnation: u64) {
+        either!(self, plane => plane.open(incarnation))
+    }
+
+    /// Closes it: nothing leaves, nothing is answered.
+    pub fn close(&mut self) {
+        either!(self, plane => plane.close())
+    }
+
+    /// Accepts a peer's incarnation: its cells on all links start anew, watched and not heard yet.
+    pub fn accept(&mut self, slot: u8, incarnation: u64) -> Result<(), aya::maps::MapError> {
+        either!(self, plane => plane.accept(slot, incarnation))
+    }
+
+    /// The next event, if there is one.
+    pub fn next_event(&mut self) -> Option<Event> {
+        either!(self, plane => plane.next_event())
+    }
+
+    /// Readable when there are events.
+    pub fn events_fd(&self) -> BorrowedFd<'_> {
+        either!(self, plane => plane.events_fd())
+    }
+
+    /// The row and the flags that frames carry from now on.
+    pub fn say(&self, heard: u64, flags: u8) {
+        either!(self, plane => plane.say(heard, flags))
+    }
+
+    /// The main loop has run.
+    pub fn beat(&self, now_ns: u64) {
+        either!(self, plane => plane.beat(now_ns))
+    }
+
+    /// From now until then the going of this daemon is planned.
+    pub fn hand_over(&self, until_ns: u64) {
+        either!(self, plane => plane.hand_over(until_ns))
+    }
+
+    /// The cell of a peer on a link, as the commands show it.
+    pub fn cell(&self, link: u8, slot: u8) -> CellReading {
+        either!(self, plane => plane.cell(link, slot))
+    }
+
+    /// What is known of a peer on a link.
+    pub fn slot(&self, link: u8, slot: u8) -> Slot {
+        either!(self, plane => plane.slot(link, slot))
+    }
+
+    /// The state word of a cell.
+    pub fn state(&self, link: u8, slot: u8) -> u64 {
+        either!(self, plane => plane.state(link, slot))
+    }
+
+    /// Frames dropped on a link.
+    pub fn drops(&self, link: u8) -> [u64; DROPS_MAX] {
+        either!(self, plane => plane.drops(link))
+    }
+
+    /// The book of the timer.
+    pub fn tick(&self) -> Tick {
+        either!(self, plane => plane.tick())
+    }
+
+    /// How a link is served, and why not better.
+    pub fn mode(&self, link: u8) -> (Mode, Option<String>) {
+        either!(self, plane => plane.mode(link))
+    }
+
+    /// A frame of the handshake that the plane's own thread took from a socket. The kernel plane leaves those to the
+    /// link's sockets.
+    pub fn next_handshake(&mut self) -> Option<(u8, Frame)> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Socket(plane) => plane.next_handshake(),
+        }
+    }
+
+    /// Whether this is the kernel's.
+    pub const fn is_kernel(&self) -> bool {
+        matches!(self, Self::Kernel(_))
+    }
+}

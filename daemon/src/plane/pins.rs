@@ -1,0 +1,175 @@
+//! Pins: what outlives the daemon, so that its death is told and its successor takes over without a gap.
+//!
+//! The folder names the cluster and the map ABI. A pin of another layout crashes whoever reads it, so sizes are compared
+//! before anything is opened; an ABI that this build does not know is refused, never guessed at.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapInfo;
+use ringbeat_common::limits::{EVENT_RING_BYTES, KEYS_MAX, LINKS_MAX, SLOTS_MAX};
+use ringbeat_common::maps::{ABI, ABI_OLDEST, Counters, Drops, Latch, Link, Node, Tick, Trips, Watches};
+use ringbeat_common::slot::Slot;
+use rustix::fs::statfs;
+use thiserror::Error;
+
+/// Where bpffs is by custom.
+pub const BPFFS: &str = "/sys/fs/bpf";
+const BPFFS_MAGIC: i64 = 0xcafe_4a11;
+
+/// Name, value size and number of values of every pinned map, as this build has them.
+const LAYOUT: [(&str, usize, usize); 12] = [
+    ("NODE", size_of::<Node>(), 1),
+    ("LATCH", size_of::<Latch>(), 1),
+    ("LINKS", size_of::<Link>(), LINKS_MAX),
+    ("KEYS", 16, KEYS_MAX),
+    ("SLOTS", size_of::<Slot>(), SLOTS_MAX),
+    ("WATCHES", size_of::<Watches>(), 1),
+    ("TICK", size_of::<Tick>(), 1),
+    ("COUNTERS", size_of::<Counters>(), SLOTS_MAX),
+    ("TRIPS", size_of::<Trips>(), SLOTS_MAX),
+    ("DROPS", size_of::<Drops>(), LINKS_MAX),
+    ("EVENTS", 0, EVENT_RING_BYTES),
+    ("ALARM", 16, 1),
+];
+
+/// Why pins cannot be used.
+#[derive(Debug, Error)]
+pub enum PinError {
+    /// No bpffs there.
+    #[error("{0} is not a BPF file system; mount one with `mount -t bpf bpf {0}`")]
+    NoBpffs(String),
+    /// The folder is not usable.
+    #[error("{path}: {source}")]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Pins of an ABI that this build does not adopt.
+    #[error(
+        "{path} holds pins of map ABI {found}; this daemon adopts {ABI_OLDEST} to {ABI}. Stop the daemon that owns \
+         them, then remove that folder"
+    )]
+    Abi {
+        /// Where.
+        path: PathBuf,
+        /// Which.
+        found: String,
+    },
+    /// A pinned map is not what its name says.
+    #[error(
+        "{path} is not of map ABI {ABI}: {found}, expected {expected}. It is not ours; remove it to go on"
+    )]
+    Layout {
+        /// Where.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+        /// What should be.
+        expected: String,
+    },
+}
+
+/// The pins of one cluster's node.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    folder: PathBuf,
+}
+
+impl Pins {
+    /// The folder for a cluster, made if it is not there; refuses what it cannot take over.
+    pub fn open(bpffs: &Path, cluster: &str) -> Result<Self, PinError> {
+        let is_bpffs = statfs(bpffs).is_ok_and(|fs| fs.f_type as i64 == BPFFS_MAGIC);
+        if !is_bpffs {
+            return Err(PinError::NoBpffs(bpffs.display().to_string()));
+        }
+        let home = bpffs.join(format!("ringbeat-{}", cluster.replace('.', "_")));
+        let folder = home.join(format!("abi{ABI}"));
+        let error = |path: &Path| {
+            let path = path.to_owned();
+            move |source| PinError::Folder { path, source }
+        };
+        fs::create_dir_all(&folder).map_err(error(&folder))?;
+        for entry in fs::read_dir(&home).map_err(error(&home))? {
+            let path = entry.map_err(error(&home))?.path();
+            refuse_other_abi(&path, &folder)?;
+        }
+        let pins = Self { folder };
+        pins.check_layout()?;
+        Ok(pins)
+    }
+
+    /// The path of a pin.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// The names of the maps to pin.
+    pub fn maps() -> impl Iterator<Item = &'static str> {
+        LAYOUT.iter().map(|(name, _, _)| *name)
+    }
+
+    /// Whether a former daemon left its maps here.
+    pub fn are_there(&self) -> bool {
+        self.path("LATCH").exists()
+    }
+
+    /// Removes every link's pin that `keep` does not want: an interface that is no longer a link's.
+    pub fn remove_links(&self, keep: impl Fn(&str) -> bool) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_map = LAYOUT.iter().any(|(map, _, _)| *map == name);
+            if !is_map && !keep(&name) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    /// Removes everything: the plane is gone with the last descriptor.
+    pub fn remove_all(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else { return };
+        for entry in entries.flatten() {
+            let _ = fs::remove_file(entry.path());
+        }
+        let _ = fs::remove_dir(&self.folder);
+        if let Some(home) = self.folder.parent() {
+            let _ = fs::remove_dir(home);
+        }
+    }
+
+    /// Where the pins are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn check_layout(&self) -> Result<(), PinError> {
+        for (name, size, values) in LAYOUT {
+            let path = self.path(name);
+            if !path.exists() {
+                continue;
+            }
+            let expected = format!("{values} values of {size} bytes");
+            let found = match MapInfo::from_pin(&path) {
+                Err(error) => format!("no map ({error})"),
+                Ok(info) => format!("{} values of {} bytes", info.max_entries(), info.value_size()),
+            };
+            if found != expected {
+                return Err(PinError::Layout { path, found, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Refuses pins of an ABI outside of what this build adopts; removes the empty folder of another.
+fn refuse_other_abi(path: &Path, own: &Path) -> Result<(), PinError> {
+    if path == own || fs::remove_dir(path).is_ok() {
+        return Ok(());
+    }
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    Err(PinError::Abi { path: path.to_owned(), found: name.trim_start_matches("abi").to_owned() })
+}

@@ -1,0 +1,303 @@
+//! Everything that can refuse to be, in the order in which it costs the cluster least: configuration, lock, interfaces,
+//! sockets, pins, programs, disk. The plane is still closed at the end of it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use ringbeat_config::{Config, ConfigError, Datapath, Link};
+use ringbeat_control::Realtime;
+use rustix::fs::{FlockOperation, flock};
+
+use crate::control::{self, Asks};
+use crate::exit::{Exit, Refusal};
+use crate::journal::Journal;
+use crate::plane::load::chain;
+use crate::plane::pins::{BPFFS, PinError, Pins};
+use crate::plane::{Identity, KernelPlane, Plane, PlaneLink, SocketPlane};
+use crate::probe::{self, Book};
+use crate::sockets::LinkSockets;
+use crate::sys::realtime::{self, LOOP_PRIORITY, PROBE_PRIORITY};
+use crate::sys::socket::interface_index;
+use crate::{incarnation, keys};
+
+/// All that the main loop runs on.
+pub struct Started {
+    /// The configuration.
+    pub config: Config,
+    /// Where it was read.
+    pub config_path: PathBuf,
+    /// The closed plane.
+    pub plane: Plane,
+    /// What every frame carries.
+    pub identity: Identity,
+    /// The links, in the configuration's order.
+    pub links: Vec<PlaneLink>,
+    /// Their sockets.
+    pub sockets: Vec<Arc<LinkSockets>>,
+    /// What the beating thread shares.
+    pub book: Arc<Book>,
+    /// The incarnation to open as.
+    pub incarnation: u64,
+    /// Whether it is that of a daemon that handed over.
+    pub adopted: bool,
+    /// Where the pins are.
+    pub pins: Option<Pins>,
+    /// What is not as it should be.
+    pub warnings: Vec<String>,
+    /// What real-time scheduling was granted.
+    pub realtime: Arc<Mutex<Realtime>>,
+    /// Who asks.
+    pub asks: Asks,
+    /// What is told.
+    pub journal: Journal,
+    /// Held as long as the daemon runs.
+    pub lock: File,
+}
+
+/// Starts everything, up to the closed plane.
+pub fn start(path: &Path) -> Result<Started, Refusal> {
+    let (config, key) = load(path)?;
+    let lock = lock(&config)?;
+    let links = interfaces(&config)?;
+    let own = config.own().slot();
+    let derived = keys::derive(key.as_bytes(), config.cluster().name());
+    drop(key);
+    let identity = Identity {
+        slot: own,
+        cluster_id: derived.cluster_id,
+        config_version: config.cluster().version(),
+        key: derived.frame_key,
+    };
+    let sockets = sockets(&config, &links)?;
+    let book = Arc::new(Book::default());
+    let mut warnings = Vec::new();
+    let granted = Arc::new(Mutex::new(prepare_realtime(&config)));
+    let (mut plane, pins) = plane(&config, identity, &links, &sockets, &book, &granted, &mut warnings)?;
+    let adopted = if let Plane::Kernel(kernel) = &plane { kernel.adopted() } else { None };
+    let incarnation = match adopted {
+        Some(incarnation) => incarnation,
+        None => incarnation::next(config.cluster().state()).map_err(|error| {
+            plane.close();
+            Refusal::new(Exit::State, &error)
+        })?,
+    };
+    let journal = Journal::new();
+    let socket = config.cluster().control();
+    let asks = control::start(socket, journal.news()).map_err(|error| {
+        Refusal::because(Exit::Failed, format!("the control socket {}: {error}", socket.display()))
+    })?;
+    if plane.is_kernel() {
+        let beating = links.iter().cloned().zip(sockets.iter().cloned()).collect();
+        let enter = enter_realtime(&config, &granted);
+        probe::start(beating, Arc::clone(&book), enter)
+            .map_err(|error| Refusal::because(Exit::Failed, format!("no thread for the probes: {error}")))?;
+    }
+    // Last, so that no thread started above inherits it.
+    if config.cluster().realtime()
+        && let Err(error) = realtime::enter(LOOP_PRIORITY)
+    {
+        tracing::info!(%error, "the main loop runs with normal scheduling");
+    }
+    Ok(Started {
+        config,
+        config_path: path.to_owned(),
+        plane,
+        identity,
+        links,
+        sockets,
+        book,
+        incarnation,
+        adopted: adopted.is_some(),
+        pins,
+        warnings,
+        realtime: granted,
+        asks,
+        journal,
+        lock,
+    })
+}
+
+/// Removes the pins of the configured cluster, unless a daemon is running on them.
+pub fn clear_pins(path: &Path) -> Result<(), Refusal> {
+    let (config, _key) = load(path)?;
+    let _lock = lock(&config)?;
+    match Pins::open(Path::new(BPFFS), config.cluster().name()) {
+        Ok(pins) => pins.remove_all(),
+        Err(error) => return Err(Refusal::new(Exit::Pins, &error)),
+    }
+    Ok(())
+}
+
+fn load(path: &Path) -> Result<(Config, ringbeat_config::AuthKey), Refusal> {
+    let host = rustix::system::uname();
+    let host = host.nodename().to_str().ok();
+    Config::load_with_key(path, host).map_err(|error| refuse(&error))
+}
+
+/// The error with its place and hint, as `ringbeat config check` shows it.
+fn refuse(error: &ConfigError) -> Refusal {
+    let place = error.place().map_or(String::new(), |place| format!("{place}: "));
+    Refusal::because(Exit::Configuration, format!("{place}{error} [{}]. {}", error.code(), error.help()))
+}
+
+fn lock(config: &Config) -> Result<File, Refusal> {
+    let path = config.cluster().control().with_extension("lock");
+    let failed = |error: &io::Error| Refusal::because(Exit::State, format!("{}: {error}", path.display()));
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|error| failed(&error))?;
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|error| failed(&error))?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| Refusal::because(Exit::Running, format!("another daemon holds {}", path.display())))?;
+    Ok(file)
+}
+
+fn interfaces(config: &Config) -> Result<Vec<PlaneLink>, Refusal> {
+    config
+        .links()
+        .iter()
+        .map(|link| {
+            let ifindex = interface_index(link.interface()).map_err(|error| {
+                let text = format!("link {}: interface {}: {error}", link.id(), link.interface());
+                Refusal::because(Exit::Interface, text)
+            })?;
+            Ok(plane_link(link, ifindex))
+        })
+        .collect()
+}
+
+fn plane_link(link: &Link, ifindex: u32) -> PlaneLink {
+    PlaneLink {
+        id: link.id(),
+        interface: link.interface().to_owned(),
+        ifindex,
+        port: link.port(),
+        interval_ns: link.interval_ns(),
+        deadline_ns: link.deadline_ns(),
+    }
+}
+
+fn sockets(config: &Config, links: &[PlaneLink]) -> Result<Vec<Arc<LinkSockets>>, Refusal> {
+    let own = config.own();
+    let open = |(index, (link, plane)): (usize, (&Link, &PlaneLink))| {
+        let address = SocketAddr::new(own.address_on(index), link.port());
+        let others = config.nodes().iter().filter(|node| node.id() != own.id());
+        let peers = others.map(|node| (node.slot(), node.address_on(index)));
+        LinkSockets::open(link.id(), link.interface(), plane.ifindex, link.network(), address, peers)
+            .map(Arc::new)
+            .map_err(|error| Refusal::new(Exit::Interface, &error))
+    };
+    config.links().iter().zip(links).enumerate().map(open).collect()
+}
+
+/// The kernel plane if it can be had, else sockets; a forced mode or none.
+fn plane(
+    config: &Config,
+    identity: Identity,
+    links: &[PlaneLink],
+    sockets: &[Arc<LinkSockets>],
+    book: &Arc<Book>,
+    granted: &Arc<Mutex<Realtime>>,
+    warnings: &mut Vec<String>,
+) -> Result<(Plane, Option<Pins>), Refusal> {
+    let wanted = config.cluster().datapath();
+    let why = if wanted == Datapath::Socket {
+        // What a former daemon left in the kernel must not answer beside us.
+        if let Ok(pins) = Pins::open(Path::new(BPFFS), config.cluster().name()) {
+            pins.remove_all();
+        }
+        "the configuration says so".to_owned()
+    } else {
+        match kernel_plane(config, identity, links, wanted, warnings) {
+            Ok((plane, pins)) => return Ok((Plane::Kernel(Box::new(plane)), pins)),
+            Err(refusal) if refusal.exit == Exit::Pins || wanted != Datapath::Auto => return Err(refusal),
+            Err(refusal) => refusal.message,
+        }
+    };
+    tracing::warn!(%why, "no kernel plane: plain sockets serve all links");
+    if wanted != Datapath::Socket {
+        warnings.push(format!("plain sockets instead of the kernel plane: {why}"));
+    }
+    warnings.push("with plain sockets a killed daemon is seen as silence, not at once".to_owned());
+    let enter = enter_realtime(config, granted);
+    let plane = SocketPlane::start(identity, sockets.to_vec(), links, Arc::clone(book), why, enter)
+        .map_err(|error| Refusal::because(Exit::Failed, format!("no socket plane: {error}")))?;
+    Ok((Plane::Socket(plane), None))
+}
+
+fn kernel_plane(
+    config: &Config,
+    identity: Identity,
+    links: &[PlaneLink],
+    wanted: Datapath,
+    warnings: &mut Vec<String>,
+) -> Result<(KernelPlane, Option<Pins>), Refusal> {
+    let forced = |message: String| Refusal::because(Exit::Datapath, message);
+    let missing = ringbeat_ebpf_object::MISSING.unwrap_or("no reason recorded");
+    let object = ringbeat_ebpf_object::KERNEL
+        .ok_or_else(|| forced(format!("this build has no kernel programs: {missing}")))?;
+    let pins = match Pins::open(Path::new(BPFFS), config.cluster().name()) {
+        Ok(pins) => Some(pins),
+        Err(error @ (PinError::Abi { .. } | PinError::Layout { .. })) => {
+            return Err(Refusal::new(Exit::Pins, &error));
+        }
+        Err(error) => {
+            warnings.push(format!("nothing is pinned, so a killed daemon is seen as silence: {}", chain(&error)));
+            tracing::warn!(error = chain(&error), "nothing is pinned");
+            None
+        }
+    };
+    let plane = KernelPlane::start(object, identity, links, wanted, pins.as_ref()).map_err(|error| {
+        if let Some(pins) = &pins {
+            pins.remove_all();
+        }
+        forced(chain(&error))
+    })?;
+    for link in links {
+        let (mode, why) = plane.mode(link.id);
+        if let Some(why) = why {
+            tracing::warn!(link = link.id, mode = mode.name(), %why, "not the mode that was tried first");
+        }
+    }
+    Ok((plane, pins))
+}
+
+fn prepare_realtime(config: &Config) -> Realtime {
+    if !config.cluster().realtime() {
+        let off = "normal: the configuration says so".to_owned();
+        return Realtime { probe: off.clone(), memory: off, granted: false };
+    }
+    let memory = match realtime::lock_memory() {
+        Ok(bound) => format!("locked, {} MiB at most", bound >> 20),
+        Err(error) => format!("not locked: {error}"),
+    };
+    if let Err(error) = realtime::set_budget() {
+        tracing::warn!(%error, "real-time threads run without a budget");
+    }
+    Realtime { probe: "not started".to_owned(), granted: memory.starts_with("locked"), memory }
+}
+
+/// What the beating thread does first.
+fn enter_realtime(config: &Config, granted: &Arc<Mutex<Realtime>>) -> impl FnOnce() + Send + 'static {
+    let wanted = config.cluster().realtime();
+    let granted = Arc::clone(granted);
+    move || {
+        if !wanted {
+            return;
+        }
+        let entered = realtime::enter(PROBE_PRIORITY);
+        let mut said = granted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match entered {
+            Ok(()) => said.probe = format!("fifo {PROBE_PRIORITY}"),
+            Err(error) => {
+                said.probe = format!("normal: {error} (CAP_SYS_NICE, or RLIMIT_RTPRIO of {PROBE_PRIORITY})");
+                said.granted = false;
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The boot-time clock, the one that stamps, deadlines and leases are in: it runs on through suspend, and nobody can
+//! step it.
+
+use std::time::Duration;
+
+use rustix::thread::{ClockId as SleepClock, clock_nanosleep_absolute};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// Now, in ns since boot.
+pub fn boot_ns() -> u64 {
+    ns(clock_gettime(ClockId::Boottime))
+}
+
+/// Now by the wall clock, in ns since 1970; for people to read, never to decide by.
+pub fn wall_ns() -> u64 {
+    ns(clock_gettime(ClockId::Realtime))
+}
+
+/// Sleeps until a point of the boot-time clock; a signal ends it early.
+pub fn sleep_until(at_ns: u64) {
+    // Boot time and monotonic time run alike but for suspend, and only the latter is a clock to sleep by everywhere.
+    let monotonic = ns(clock_gettime(ClockId::Monotonic));
+    let at = monotonic + at_ns.saturating_sub(boot_ns());
+    let _ = clock_nanosleep_absolute(SleepClock::Monotonic, &timespec(at));
+}
+
+/// The duration until a point of the boot-time clock.
+pub fn until(at_ns: u64) -> Duration {
+    Duration::from_nanos(at_ns.saturating_sub(boot_ns()))
+}
+
+fn ns(time: Timespec) -> u64 {
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
+}
+
+fn timespec(ns: u64) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(ns / 1_000_000_000).unwrap_or(i64::MAX),
+        tv_nsec: (ns % 1_000_000_000) as i64,
+    }
+}

@@ -1,0 +1,105 @@
+//! Socket options that no crate names, and batches of datagrams.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use socket2::SockAddr;
+
+/// SO_NO_CHECK: UDP over IPv4 without a checksum (RFC 768: zero means none).
+pub fn no_checksum(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: a valid descriptor and an int of the size that is said.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            (&raw const on).cast(),
+            size_of_val(&on) as libc::socklen_t,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Sends all datagrams in as few system calls as may be; each one that the kernel refuses is told and passed over.
+pub fn send_batch<const N: usize>(
+    socket: BorrowedFd<'_>,
+    batch: &[(SocketAddr, [u8; N])],
+    mut refused: impl FnMut(io::Error),
+) {
+    let addresses: Vec<SockAddr> = batch.iter().map(|(to, _)| SockAddr::from(*to)).collect();
+    let mut pieces: Vec<libc::iovec> = batch
+        .iter()
+        .map(|(_, bytes)| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: N })
+        .collect();
+    let mut messages: Vec<libc::mmsghdr> = addresses
+        .iter()
+        .zip(&mut pieces)
+        .map(|(to, piece)| {
+            // SAFETY: all zeros is a valid header: no name, no pieces, no control.
+            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
+            message.msg_hdr.msg_name = to.as_ptr().cast_mut().cast();
+            message.msg_hdr.msg_namelen = to.len();
+            message.msg_hdr.msg_iov = piece;
+            message.msg_hdr.msg_iovlen = 1;
+            message
+        })
+        .collect();
+    let mut sent = 0;
+    while sent < messages.len() {
+        let left = &mut messages[sent..];
+        // SAFETY: `left` and all that it points to live until the call is over; the kernel reads them.
+        let done = unsafe {
+            libc::sendmmsg(
+                socket.as_raw_fd(),
+                left.as_mut_ptr(),
+                left.len() as libc::c_uint,
+                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+            )
+        };
+        match usize::try_from(done) {
+            Ok(0) => return,
+            Ok(done) => sent += done,
+            Err(_) => {
+                // The first of those left was refused.
+                refused(io::Error::last_os_error());
+                sent += 1;
+            }
+        }
+    }
+}
+
+/// The flags of an interface (netdevice(7)), in the network namespace that we are in; /sys may show another one.
+pub fn interface_flags(interface: &str) -> io::Result<i32> {
+    let socket = rustix::net::socket_with(
+        rustix::net::AddressFamily::INET,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all zeros is a valid request.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    for (to, byte) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = byte.cast_signed();
+    }
+    // SAFETY: a valid descriptor and a request with a terminated name.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just written this member.
+    Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }))
+}
+
+/// The index of an interface.
+pub fn interface_index(interface: &str) -> io::Result<u32> {
+    let name = std::ffi::CString::new(interface)?;
+    // SAFETY: a terminated string.
+    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
+        0 => Err(io::Error::last_os_error()),
+        index => Ok(index),
+    }
+}
