@@ -37,10 +37,18 @@ impl Carrier {
         self.socket.as_fd()
     }
 
-    /// Takes all notes; what they say is read from the interface itself.
-    pub fn drain(&self) {
+    /// Takes all notes; what they say is asked of the interface itself. True if there were any.
+    pub fn drain(&self) -> bool {
         let mut buffer = [0; 8192];
-        while recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT).is_ok() {}
+        let mut any = false;
+        loop {
+            match recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+                Ok(_) => any = true,
+                // Notes were lost: something did change.
+                Err(rustix::io::Errno::NOBUFS) => return true,
+                Err(_) => return any,
+            }
+        }
     }
 }
 

@@ -26,9 +26,7 @@ use ringbeat_common::limits::{LINKS_MAX, NODES_MAX};
 
 use self::book::{Book, Timer};
 use self::peer::Peer;
-use crate::limits::{
-    DAMPING_DEADLINES, DAMPING_INTERVALS, DAMPING_MAX_NS, DAMPING_MIN_NS, FLAP_MEMORY_NS,
-};
+use crate::limits::{DAMPING_DEADLINES, DAMPING_INTERVALS, DAMPING_MAX_NS, DAMPING_MIN_NS, FLAP_MEMORY_NS};
 use crate::mutation::Mutation;
 use crate::told::{Evidence, Told, ToldKind};
 

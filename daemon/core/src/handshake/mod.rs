@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Each node has one nonce outstanding for each peer, in Hello and Welcome alike; a success uses it up, and after
-//! [`NONCE_AGE_MAX_NS`] it is replaced. Hellos repeat until the kernel *hears* the peer, which takes both acceptances: a
+//! [`NONCE_AGE_MAX_NS`](crate::limits::NONCE_AGE_MAX_NS) it is replaced. Hellos repeat until the kernel *hears* the peer, which takes both acceptances: a
 //! lost Confirm heals by the next Hello. Accepting what is accepted already changes nothing.
 //!
 //! The own slot is asked for in the same way, by broadcast: whoever answers with the echo of the own nonce and another
@@ -35,7 +35,7 @@ use ringbeat_common::limits::{LINKS_MAX, NODES_MAX};
 
 use self::peer::{Nonce, Peer};
 use crate::limits::{
-    ANNOUNCE_BURST_NS, ANNOUNCE_INTERVAL_NS, HELLO_BURST_NS, HELLO_INTERVAL_NS, NONCE_AGE_MAX_NS, NONCES_POOLED,
+    ANNOUNCE_BURST_NS, ANNOUNCE_INTERVAL_NS, HELLO_BURST_NS, HELLO_INTERVAL_NS, NONCES_POOLED,
 };
 use crate::mutation::Mutation;
 use crate::timers::Timers;
@@ -362,16 +362,21 @@ impl Handshake {
                 self.welcome(frame, now_ns);
             }
             Kind::Welcome => {
-                if self.proves(frame) {
-                    self.accept(frame, now_ns);
+                if self.proves(frame, now_ns) && self.accept(frame, now_ns) {
                     // On every link: the peer accepts with the first that arrives.
                     for link in self.config.links.clone() {
-                        self.send(Kind::Confirm, link, frame.sender(), [0, frame.stamp()], frame.incarnation());
+                        self.send(
+                            Kind::Confirm,
+                            link,
+                            frame.sender(),
+                            [0, frame.stamp()],
+                            frame.incarnation(),
+                        );
                     }
                 }
             }
             Kind::Confirm => {
-                if self.proves(frame) {
+                if self.proves(frame, now_ns) {
                     self.accept(frame, now_ns);
                 }
             }
@@ -390,7 +395,7 @@ impl Handshake {
                 }
             }
             Kind::Welcome => {
-                if self.duplicate.is_none() && self.proves(frame) {
+                if self.duplicate.is_none() && self.proves(frame, now_ns) {
                     self.duplicate = Some(frame.incarnation());
                     self.timers = Timers::new();
                     self.outputs.push_back(Output::DuplicateSelf { incarnation: frame.incarnation() });
@@ -412,12 +417,13 @@ impl Handshake {
         true
     }
 
-    /// Whether the frame echoes the outstanding nonce, in this life; the nonce is used up then.
-    fn proves(&mut self, frame: &Frame) -> bool {
+    /// Whether the frame echoes the outstanding nonce, in this life, and in time; the nonce is used up then.
+    fn proves(&mut self, frame: &Frame, now_ns: u64) -> bool {
         let own = self.config.incarnation;
         let keeps = self.mutation == Mutation::NonceKept;
         let Some(peer) = self.peer(frame.sender()) else { return false };
-        let echoes = peer.nonce.is_some_and(|nonce| nonce.value == frame.returned());
+        let outstanding = peer.nonce.filter(|nonce| nonce.is_fresh(now_ns));
+        let echoes = outstanding.is_some_and(|nonce| nonce.value == frame.returned());
         if !echoes || frame.target_incarnation() != own {
             self.counters.unproven += 1;
             return false;
@@ -428,19 +434,19 @@ impl Handshake {
         true
     }
 
-    /// The sender of the frame has proved itself.
-    fn accept(&mut self, frame: &Frame, now_ns: u64) {
+    /// The sender of the frame has proved itself; true if it is accepted, now or already.
+    fn accept(&mut self, frame: &Frame, now_ns: u64) -> bool {
         let slot = frame.sender();
         let incarnation = frame.incarnation();
         let ours = self.config.config_version;
         let mutation = self.mutation;
-        let Some(peer) = self.peer(slot) else { return };
+        let Some(peer) = self.peer(slot) else { return false };
         if peer.is_superseded(incarnation) && mutation != Mutation::SupersededBelieved {
             if peer.told_duplicate != Some(incarnation) {
                 peer.told_duplicate = Some(incarnation);
                 self.tell(ToldKind::DuplicatePeer { superseded: incarnation }, slot, now_ns);
             }
-            return;
+            return false;
         }
         let is_new = peer.incarnation != Some(incarnation) || mutation == Mutation::AcceptRepeated;
         let previous = peer.incarnation;
@@ -457,13 +463,12 @@ impl Handshake {
         if differs {
             self.tell(ToldKind::ConfigDiffers { theirs: frame.config_version() }, slot, now_ns);
         }
+        true
     }
 
     /// The outstanding nonce for a slot: a new one if there is none, or if it has grown old.
     fn nonce(&mut self, slot: u8, now_ns: u64) -> Option<u64> {
-        let outstanding = self.peer(slot)?.nonce;
-        let is_fresh = |nonce: &Nonce| now_ns.saturating_sub(nonce.since_ns) < NONCE_AGE_MAX_NS;
-        if let Some(nonce) = outstanding.filter(is_fresh) {
+        if let Some(nonce) = self.peer(slot)?.nonce.filter(|nonce| nonce.is_fresh(now_ns)) {
             return Some(nonce.value);
         }
         let nonce = self.pool.pop_front().map(|value| Nonce { value, since_ns: now_ns });

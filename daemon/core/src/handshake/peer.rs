@@ -3,13 +3,19 @@
 use ringbeat_common::frame::Frame;
 
 use super::PeerView;
-use crate::limits::{SUPERSEDED_KEPT, WELCOME_WINDOW_NS, WELCOMES_MAX};
+use crate::limits::{NONCE_AGE_MAX_NS, SUPERSEDED_KEPT, WELCOME_WINDOW_NS, WELCOMES_MAX};
 
 /// A number that the peer has to echo.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Nonce {
     pub(super) value: u64,
     pub(super) since_ns: u64,
+}
+
+impl Nonce {
+    pub(super) const fn is_fresh(&self, now_ns: u64) -> bool {
+        now_ns.saturating_sub(self.since_ns) < NONCE_AGE_MAX_NS
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -29,11 +35,7 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn view(&self) -> PeerView {
-        PeerView {
-            incarnation: self.incarnation,
-            version: self.version,
-            config_version: self.config_version,
-        }
+        PeerView { incarnation: self.incarnation, version: self.version, config_version: self.config_version }
     }
 
     /// Whether the incarnation was accepted once, and then another one.

@@ -249,7 +249,7 @@ impl Lab {
         // The kernel takes its time over the old interfaces, and the ports have the same names again.
         let unplug = topology::unplug(&self.spec, node.slot()?);
         spaces::within(switch, NETWORK, || topology::ip_batch_as_far_as_possible(&unplug))??;
-        wire(&self.spec, switch, &[(node.slot()?, id)], self.cutter.is_some())?;
+        wire(&self.spec, switch, &[(node.slot()?, id)])?;
         if self.cutter.is_some() {
             self.heal(Some(&node.name))?;
         }
@@ -296,15 +296,14 @@ fn build(dir: &Path, spec: &LabSpec) -> Result<()> {
     config::write(dir, spec)?;
     init::release(waiting)?;
     spaces::within(switch, NETWORK, || topology::ip_batch(&topology::bridges(spec)))??;
-    let with_program = switch::load(switch)?;
-    wire(spec, switch, &inits, with_program)
+    wire(spec, switch, &inits)
 }
 
-fn wire(spec: &LabSpec, switch: ProcessId, inits: &[(u8, ProcessId)], with_program: bool) -> Result<()> {
+fn wire(spec: &LabSpec, switch: ProcessId, inits: &[(u8, ProcessId)]) -> Result<()> {
     let wires: String = inits.iter().map(|(slot, init)| topology::wires(spec, *slot, init.pid)).collect();
     spaces::within(switch, NETWORK, || topology::ip_batch(&wires))??;
     let slots: Vec<u8> = inits.iter().map(|(slot, _)| *slot).collect();
-    switch::attach(spec, switch, &slots, with_program)?;
+    switch::attach(spec, switch, &slots)?;
     for (slot, init) in inits {
         let batch = topology::interfaces(spec, *slot);
         spaces::within(*init, NETWORK, || topology::ip_batch(&batch))??;

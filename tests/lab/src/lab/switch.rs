@@ -1,20 +1,24 @@
-//! The switch's kernel program and its pins: it drops what the faults cut.
+//! The switch's kernel programs and their pins: `cut` drops what the faults cut, `pass` is there for NAPI.
 //!
-//! Program, maps and links are pinned in a bpffs of the switch's own, so they outlive each call of the tool
-//! and end with the switch. Other calls reach them through `/proc/PID/root` of the switch's process 1.
+//! Maps and links are pinned in a bpffs of the switch's own, so they outlive each call of the tool and end
+//! with the switch. Other calls reach them through `/proc/PID/root` of the switch's process 1.
 
-use std::{fs, os::fd::AsFd as _, path::PathBuf};
+use std::{
+    fs,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use aya::{
     EbpfLoader,
-    maps::{HashMap, Map, MapData},
-    programs::{LinkOrder, SchedClassifier, TcAttachType, links::FdLink, tc::TcAttachOptions},
+    maps::{HashMap, MapData},
+    programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, XdpMode, links::FdLink, tc::TcAttachOptions},
 };
 
 use super::{
     LabSpec,
-    topology::{LINKS_MAX, links_of, port},
+    topology::{LINKS_MAX, SERVICE, links_of, port},
 };
 use crate::sys::{
     memory::SharedWords,
@@ -23,8 +27,15 @@ use crate::sys::{
     spaces::{self, NETWORK},
 };
 
-/// The name of the program in its object.
-const PROGRAM: &str = "cut";
+/// The program that drops, on the way out of every port.
+const CUT: &str = "cut";
+/// The program on the way into every heartbeat port. A veth hands on what the XDP program at its other end sends
+/// back only if it has an XDP program itself; generic receive offload alone leaves such frames in the ring.
+const PASS: &str = "pass";
+/// The map of cuts, and its pin.
+const CUTS: &str = "CUTS";
+/// The map of ports, and its pin.
+const PORTS: &str = "PORTS";
 /// Receivers for each link in the map of cuts.
 pub(super) const RECEIVERS: usize = 64;
 /// The words that the lab uses of the map of cuts: the links and the service network.
@@ -40,70 +51,75 @@ pub(crate) fn is_built() -> bool {
     ringbeat_ebpf_object::LAB_SWITCH.is_some()
 }
 
-/// Loads and pins the program; false if this build has none.
-pub(super) fn load(switch: ProcessId) -> Result<bool> {
-    let Some(object) = ringbeat_ebpf_object::LAB_SWITCH else { return Ok(false) };
-    let pins = pins(switch);
-    fs::create_dir_all(pins.join("links")).with_context(|| format!("cannot create {}", pins.display()))?;
-    let mut ebpf = EbpfLoader::new().load(object).context("cannot load the switch program")?;
-    for (name, file) in [("CUTS", "cuts"), ("PORTS", "ports")] {
-        let map = ebpf.map_mut(name).with_context(|| format!("the switch program has no map {name}"))?;
-        map.pin(pins.join(file)).with_context(|| format!("cannot pin map {name}"))?;
-    }
-    let program = ebpf.program_mut(PROGRAM).context("the switch program's object is another one")?;
-    let program: &mut SchedClassifier = program.try_into()?;
-    program.load().context("the kernel refuses the switch program")?;
-    program.pin(pins.join(PROGRAM)).context("cannot pin the switch program")?;
-    Ok(true)
-}
-
-/// Makes fresh wires ready: NAPI on all of them, and the program too, if it is there.
-pub(super) fn attach(spec: &LabSpec, switch: ProcessId, slots: &[u8], with_program: bool) -> Result<()> {
+/// Puts the programs onto the ports of fresh wires; nothing in a build that has none.
+pub(super) fn attach(spec: &LabSpec, switch: ProcessId, slots: &[u8]) -> Result<()> {
+    let Some(object) = ringbeat_ebpf_object::LAB_SWITCH else { return Ok(()) };
     let wires: Vec<(u8, u8, String)> = slots
         .iter()
         .flat_map(|&slot| links_of(spec, slot).into_iter().map(move |link| (link, slot, port(link, slot))))
         .collect();
-    let names = || wires.iter().map(|(_, _, name)| name.as_str());
+    let pins = pins(switch);
+    let links = pins.join("links");
+    fs::create_dir_all(&links).with_context(|| format!("cannot create {}", links.display()))?;
     spaces::within(switch, NETWORK, || -> Result<()> {
-        net::gro_on(names()).context("cannot switch GRO on")?;
-        if !with_program {
-            return Ok(());
-        }
-        let pins = pins(switch);
-        let mut program =
-            SchedClassifier::from_pin(pins.join(PROGRAM)).context("no switch program is pinned")?;
-        let ports = Map::HashMap(MapData::from_pin(pins.join("ports"))?);
-        let mut ports: HashMap<_, u32, u32> = HashMap::try_from(ports)?;
-        let indexes = net::indexes(names()).context("a port of the switch is missing")?;
-        // Ports that a booted node had before are gone, and their numbers do not come again.
-        let places: Vec<usize> = wires.iter().map(|(link, slot, _)| index(*link, *slot)).collect();
-        let stale: Vec<u32> = ports
-            .iter()
-            .filter_map(Result::ok)
-            .filter(|(_, place)| places.contains(&(*place as usize)))
-            .map(|(ifindex, _)| ifindex)
-            .collect();
-        stale.iter().try_for_each(|ifindex| ports.remove(ifindex))?;
-        for ((name, ifindex), place) in names().zip(indexes).zip(places) {
-            ports.insert(ifindex, u32::try_from(place)?, 0)?;
+        // The first call makes the maps, a later one for a node that was booted finds them by their pins.
+        let mut ebpf = EbpfLoader::new()
+            .map_pin_path(CUTS, pins.join(CUTS))
+            .map_pin_path(PORTS, pins.join(PORTS))
+            .load(object)
+            .context("cannot load the switch's object")?;
+        let ports = ebpf.map_mut(PORTS).context("the switch's object has no map of ports")?;
+        number(HashMap::try_from(ports)?, &wires)?;
+
+        let absent = |name| format!("the switch's object has no program `{name}`: it is an older one");
+        let cut: &mut SchedClassifier = ebpf.program_mut(CUT).with_context(|| absent(CUT))?.try_into()?;
+        cut.load().context("the kernel refuses the switch's program `cut`")?;
+        for (_, _, name) in &wires {
             let order = TcAttachOptions::TcxOrder(LinkOrder::default());
-            let id = program
-                .attach_with_options(name, TcAttachType::Egress, order)
-                .with_context(|| format!("cannot attach the switch program to {name}"))?;
-            let pin = pins.join("links").join(name);
-            // There after a reboot of the node: it holds on to a port that is gone.
-            if pin.exists() {
-                fs::remove_file(&pin)?;
-            }
-            FdLink::try_from(program.take_link(id)?)?.pin(&pin)?;
+            let attached = cut.attach_with_options(name, TcAttachType::Egress, order);
+            let id = attached.with_context(|| format!("cannot attach `cut` to {name}"))?;
+            pin(FdLink::try_from(cut.take_link(id)?)?, &links.join(name))?;
+        }
+        let pass: &mut Xdp = ebpf.program_mut(PASS).with_context(|| absent(PASS))?.try_into()?;
+        pass.load().context("the kernel refuses the switch's program `pass`")?;
+        for (_, _, name) in wires.iter().filter(|(link, ..)| *link != SERVICE) {
+            let attached = pass.attach(name, XdpMode::Driver);
+            let id = attached.with_context(|| format!("cannot attach `pass` to {name}"))?;
+            pin(FdLink::try_from(pass.take_link(id)?)?, &links.join(format!("{name}-xdp")))?;
         }
         Ok(())
     })?
 }
 
+/// Tells the program which receiver each port leads to; to be run in the switch.
+fn number(mut ports: HashMap<&mut MapData, u32, u32>, wires: &[(u8, u8, String)]) -> Result<()> {
+    let places: Vec<u32> =
+        wires.iter().map(|(link, slot, _)| u32::try_from(index(*link, *slot))).collect::<Result<_, _>>()?;
+    // Ports that a booted node had before are gone, and their numbers do not come again.
+    let entries: Vec<(u32, u32)> = ports.iter().collect::<Result<_, _>>()?;
+    for (ifindex, _) in entries.iter().filter(|(_, place)| places.contains(place)) {
+        ports.remove(ifindex)?;
+    }
+    let names = wires.iter().map(|(_, _, name)| name.as_str());
+    let indexes = net::indexes(names).context("a port of the switch is missing")?;
+    for (ifindex, place) in indexes.into_iter().zip(places) {
+        ports.insert(ifindex, place, 0)?;
+    }
+    Ok(())
+}
+
+/// Pins a link over the one that the same port had before its node was booted.
+fn pin(link: FdLink, path: &Path) -> Result<()> {
+    if path.exists() {
+        fs::remove_file(path)?;
+    }
+    link.pin(path).with_context(|| format!("cannot pin {}", path.display()))?;
+    Ok(())
+}
+
 /// The map of cuts in our memory; `None` if the switch has no program.
 pub(super) fn cuts(switch: ProcessId) -> Result<Option<SharedWords>> {
-    let pin = pins(switch).join("cuts");
+    let pin = pins(switch).join(CUTS);
     if !pin.exists() {
         return Ok(None);
     }

@@ -1,0 +1,269 @@
+//! What the commands are told: values from the main loop's own state, nothing formatted.
+
+use std::collections::BTreeMap;
+
+use ringbeat_common::drops::Drop;
+use ringbeat_common::limits::STALL_TOLD_US;
+use ringbeat_config::Datapath;
+use ringbeat_control::{
+    Bpf, EdgeReport, EdgeState, ErrorReply, HandoverReport, LinkReport, LinkState, LinkStats, Mode, PeerLink,
+    PeerReport, Request, Stats, Status, code, incarnation_text,
+};
+use ringbeat_core::detector;
+
+use crate::control::Reply;
+use crate::plane;
+use crate::plane::reading::quantiles;
+use crate::runtime::Runtime;
+use crate::sys::clock::boot_ns;
+use crate::sys::{realtime, resident};
+
+/// Answers a request.
+pub fn answer(runtime: &mut Runtime, request: Request) -> Reply {
+    match request {
+        Request::Status => Reply::Status(Box::new(status(runtime))),
+        Request::Link => Reply::Links(links(runtime)),
+        Request::Peers => Reply::Peers(peers(runtime)),
+        Request::Stats => Reply::Stats(Box::new(stats(runtime))),
+        Request::Events { since, limit, .. } => Reply::Events(runtime.started.journal.kept(since, limit)),
+        Request::Handover { ms } => handover(runtime, ms),
+    }
+}
+
+fn handover(runtime: &mut Runtime, ms: u32) -> Reply {
+    let most = runtime.started.config.cluster().daemon_stall_ms();
+    if ms == 0 || ms > most {
+        let text = format!("{ms} ms is not between 1 and daemon_stall_ms, {most}");
+        return Reply::Error(ErrorReply::new(code::OUT_OF_RANGE, text));
+    }
+    if runtime.started.pins.is_none() {
+        let text = "nothing is pinned, so there is nothing to hand over; restart the daemon as it is";
+        return Reply::Error(ErrorReply::new(code::WRONG_STATE, text));
+    }
+    Reply::Handover(HandoverReport { ms, until_ns: runtime.hand_over(ms) })
+}
+
+fn status(runtime: &Runtime) -> Status {
+    let started = &runtime.started;
+    let slots = runtime.peer_slots();
+    let heard = runtime.detector.heard();
+    let realtime = started.realtime.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let mut warnings = started.warnings.clone();
+    if realtime::is_over_budget() {
+        warnings.push("real-time scheduling was given up: a thread ran over its budget".to_owned());
+    } else if !realtime.granted && started.config.cluster().realtime() {
+        warnings.push(format!("probes: {}; memory: {}", realtime.probe, realtime.memory));
+    }
+    if let Some(other) = runtime.duplicate.and_then(incarnation_text) {
+        warnings.push(format!("another machine runs with this node's id, as incarnation {other}"));
+    }
+    let missing = ringbeat_ebpf_object::MISSING;
+    Status {
+        cluster: started.config.cluster().name().to_owned(),
+        node_id: started.config.own().id(),
+        node_name: started.config.own().name().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        state: runtime.state(),
+        uptime_ms: (boot_ns() - runtime.since_ns) / 1_000_000,
+        incarnation: incarnation_text(started.incarnation).unwrap_or_default(),
+        config_version: started.identity.config_version,
+        config_path: started.config_path.display().to_string(),
+        bpf: Bpf { compiled: ringbeat_ebpf_object::KERNEL.is_some(), reason: missing.map(str::to_owned) },
+        realtime,
+        links_up: runtime.faults.iter().filter(|fault| fault.is_none()).count() as u32,
+        links_total: runtime.faults.len() as u32,
+        peers_up: slots.iter().filter(|slot| heard & (1 << **slot) != 0).count() as u32,
+        peers_total: slots.len() as u32,
+        warnings,
+        pins: started.pins.as_ref().map(|pins| pins.folder().display().to_string()),
+        adopted: started.adopted.then(|| "planned restart, incarnation kept".to_owned()),
+    }
+}
+
+fn links(runtime: &Runtime) -> Vec<LinkReport> {
+    let started = &runtime.started;
+    let own = started.config.own();
+    let one = |(index, link): (usize, &ringbeat_config::Link)| {
+        let (mode, why) = started.plane.mode(link.id());
+        let (send_errors, last) = started.book.send_errors(link.id());
+        let fault = runtime.faults[index];
+        let standard = link.interval_us() == link.profile().interval_us() && link.count() == link.profile().count();
+        LinkReport {
+            id: link.id(),
+            interface: link.interface().to_owned(),
+            ifindex: started.links[index].ifindex,
+            port: link.port(),
+            profile: if standard { link.profile().name() } else { "custom" }.to_owned(),
+            interval_us: u64::from(link.interval_us()),
+            count: link.count(),
+            deadline_us: link.deadline_ns() / 1000,
+            address: own.address_on(index).to_string(),
+            mode: match mode {
+                plane::Mode::Native => Mode::Native,
+                plane::Mode::Generic => Mode::Generic,
+                plane::Mode::Socket => Mode::Socket,
+            },
+            forced: started.config.cluster().datapath() != Datapath::Auto,
+            fallback: why,
+            state: if fault.is_none() { LinkState::Up } else { LinkState::Down },
+            reason: fault.map(str::to_owned).or_else(|| last.map(|error| format!("last refusal: {error}"))),
+            send_errors,
+            drops: drops(runtime, link.id()),
+            probe_lateness_us: quantiles(&started.book.lateness()),
+            beats_skipped: started.book.skipped(),
+            peers: runtime.peer_slots().into_iter().map(|slot| edge(runtime, link.id(), slot)).collect(),
+        }
+    };
+    started.config.links().iter().enumerate().map(one).collect()
+}
+
+fn drops(runtime: &Runtime, link: u8) -> BTreeMap<String, u64> {
+    let counts = runtime.started.plane.drops(link);
+    Drop::ALL.into_iter().map(|reason| (reason.name().to_owned(), counts[reason as usize])).collect()
+}
+
+fn edge(runtime: &Runtime, link: u8, slot: u8) -> EdgeReport {
+    let cell = runtime.started.plane.cell(link, slot);
+    let (sent, answered) = (cell.counters.probes_sent, cell.counters.answers);
+    // The newest one may still be on its way.
+    let lost = sent.saturating_sub(answered).saturating_sub(1);
+    EdgeReport {
+        id: slot + 1,
+        name: name(runtime, slot),
+        state: edge_state(runtime, link, slot),
+        round_trip_us: cell.round_trip,
+        jitter_us: cell.jitter,
+        sent,
+        answered,
+        lost,
+        loss_permille: if sent == 0 { 0.0 } else { lost as f64 * 1000.0 / sent as f64 },
+        heard_ms: ago_ms(cell.watch.heard_ns),
+    }
+}
+
+fn edge_state(runtime: &Runtime, link: u8, slot: u8) -> EdgeState {
+    match runtime.detector.edge_state(link, slot) {
+        detector::EdgeState::Unknown => EdgeState::Unknown,
+        detector::EdgeState::Up => EdgeState::Up,
+        detector::EdgeState::Late => EdgeState::Late,
+        detector::EdgeState::OwnDown => EdgeState::OwnDown,
+        _ => EdgeState::Down,
+    }
+}
+
+fn peers(runtime: &Runtime) -> Vec<PeerReport> {
+    let own = runtime.started.identity.slot;
+    let nodes = runtime.started.config.nodes();
+    nodes.iter().map(|node| if node.slot() == own { myself(runtime) } else { peer(runtime, node.slot()) }).collect()
+}
+
+fn myself(runtime: &Runtime) -> PeerReport {
+    let own = runtime.started.config.own();
+    PeerReport {
+        id: own.id(),
+        name: own.name().to_owned(),
+        state: runtime.state().name().to_owned(),
+        incarnation: incarnation_text(runtime.started.incarnation),
+        daemon_age_ms: Some(0.0),
+        config_version: Some(runtime.started.identity.config_version),
+        view: "none".to_owned(),
+        links: Vec::new(),
+        hears: ids(runtime.detector.heard()),
+        row_age_ms: Some(0.0),
+        own: true,
+    }
+}
+
+fn peer(runtime: &Runtime, slot: u8) -> PeerReport {
+    let newest = runtime
+        .started
+        .links
+        .iter()
+        .map(|link| runtime.started.plane.slot(link.id, slot))
+        .filter(|there| there.proof != 0)
+        .max_by_key(|there| there.peer_stamp_received);
+    let row = newest.map(|there| (there.heard, there.peer_stamp_received));
+    let links = runtime.started.links.iter();
+    PeerReport {
+        id: slot + 1,
+        name: name(runtime, slot),
+        state: runtime.detector.peer_state(slot).name().to_owned(),
+        incarnation: runtime.detector.incarnation(slot).and_then(incarnation_text),
+        daemon_age_ms: newest.map(|there| f64::from(there.daemon_age_us) / 1000.0),
+        config_version: newest.map(|there| there.config_version),
+        view: "none".to_owned(),
+        links: links.map(|link| PeerLink { id: link.id, state: edge_state(runtime, link.id, slot) }).collect(),
+        hears: row.map_or_else(Vec::new, |(heard, _)| ids(heard)),
+        row_age_ms: row.and_then(|(_, received)| ago_ms(received)),
+        own: false,
+    }
+}
+
+fn stats(runtime: &Runtime) -> Stats {
+    let tick = runtime.started.plane.tick();
+    let us = |ns: u64| ns as f64 / 1000.0;
+    let mut stats = Stats {
+        ticks: tick.runs,
+        tick_stalls: tick.stalls,
+        tick_late_max_us: us(tick.late_max_ns),
+        stalled_ms: us(tick.stalled_ns) / 1000.0,
+        credit_ms: us(tick.credit.ns) / 1000.0,
+        scan_us: us(tick.scan_ns),
+        events_lost: runtime.events_lost,
+        events_told: runtime.started.journal.told(),
+        rss_kib: resident::resident_kib(),
+        loop_age_max_ms: us(runtime.round_max_ns) / 1000.0,
+        ..Stats::default()
+    };
+    for link in &runtime.started.links {
+        let mut one = LinkStats {
+            id: link.id,
+            dropped: runtime.started.plane.drops(link.id).iter().sum(),
+            send_errors: runtime.started.book.send_errors(link.id).0,
+            beats_skipped: runtime.started.book.skipped(),
+            ..LinkStats::default()
+        };
+        for slot in runtime.peer_slots() {
+            let counters = runtime.started.plane.cell(link.id, slot).counters;
+            one.probes_sent += counters.probes_sent;
+            one.answers += counters.answers;
+            one.probes_answered += counters.probes_answered;
+            one.unproven += counters.unproven;
+        }
+        stats.probes_sent += one.probes_sent;
+        stats.answers += one.answers;
+        stats.probes_answered += one.probes_answered;
+        stats.unproven += one.unproven;
+        stats.dropped += one.dropped;
+        stats.links.push(one);
+    }
+    let (seen, met) = (runtime.detector.counters(), runtime.handshake.counters());
+    stats.extra = [
+        ("detector_flaps", seen.flaps),
+        ("detector_recovered", seen.recovered),
+        ("detector_stale_events", seen.stale_events),
+        ("detector_overtaken_events", seen.overtaken_events),
+        ("handshake_sent", met.sent),
+        ("handshake_unproven", met.unproven),
+        ("handshake_over_bound", met.over_bound),
+        ("handshake_stray", met.stray),
+        ("stall_told_us", u64::from(STALL_TOLD_US)),
+    ]
+    .into_iter()
+    .map(|(name, count)| (name.to_owned(), count))
+    .collect();
+    stats
+}
+
+fn name(runtime: &Runtime, slot: u8) -> String {
+    let node = runtime.started.config.nodes().iter().find(|node| node.slot() == slot);
+    node.map(|node| node.name().to_owned()).unwrap_or_default()
+}
+
+fn ids(slots: u64) -> Vec<u8> {
+    (0..64).filter(|slot| slots & (1 << slot) != 0).map(|slot| slot + 1).collect()
+}
+
+fn ago_ms(then_ns: u64) -> Option<f64> {
+    (then_ns != 0).then(|| (boot_ns().saturating_sub(then_ns) / 1000) as f64 / 1000.0)
+}

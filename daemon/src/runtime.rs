@@ -1,0 +1,607 @@
+//! The main loop: one thread that waits, feeds the machines, and carries out what they say.
+//!
+//! It follows the core's contract to the letter: everything that is waiting goes in first, then the timers. It never
+//! blocks on a disk, a client or a peer. Its beat, which every frame carries to the peers, is the first thing of each
+//! round, so a loop that hangs anywhere is told by the kernel as stalled.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ringbeat_common::event::Event;
+use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, VERSION, flags};
+use ringbeat_common::limits::{SLOTS_MAX, cell};
+use ringbeat_common::watch::state;
+use ringbeat_control::{DaemonState, EventRecord, Evidence, incarnation_text};
+use ringbeat_core::detector::{self, Detector, LinkTimes};
+use ringbeat_core::graph::Graph;
+use ringbeat_core::handshake::{self, Handshake};
+use ringbeat_core::told::{Told, ToldKind};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::time::Timespec;
+
+use crate::carrier::{self, Carrier};
+use crate::control::Ask;
+use crate::exit::{Exit, Refusal};
+use crate::plane::Plane;
+use crate::report;
+use crate::sockets::LinkSockets;
+use crate::start::Started;
+use crate::sys::clock::boot_ns;
+
+/// The longest sleep: the beat must be younger than what peers call stalled, by far.
+const BEAT_NS: u64 = 20_000_000;
+/// Between two looks over all cells for events that a full ring has lost.
+const LOOK_NS: u64 = 100_000_000;
+/// Between two looks at the carriers, should netlink have lost a note.
+const CARRIER_NS: u64 = 1_000_000_000;
+/// How long "leaving" is said before silence, at the least.
+const LEAVE_MIN_NS: u64 = 50_000_000;
+/// Intervals for which it is said.
+const LEAVE_INTERVALS: u64 = 3;
+/// Frames of the handshake that one round takes from one socket.
+const BURST_MAX: usize = 64;
+
+/// The daemon's state around the machines.
+pub struct Runtime {
+    /// What it was started with.
+    pub started: Started,
+    /// Links and peers.
+    pub detector: Detector,
+    /// Incarnations.
+    pub handshake: Handshake,
+    /// Rows.
+    pub graph: Graph,
+    /// When this daemon started.
+    pub since_ns: u64,
+    /// The longest round so far.
+    pub round_max_ns: u64,
+    /// Events found by the look over the cells.
+    pub events_lost: u64,
+    carrier: Option<Carrier>,
+    /// Why each link cannot send, in the configuration's order.
+    pub faults: Vec<Option<&'static str>>,
+    /// The state words as the detector knows them.
+    known: Vec<u64>,
+    /// Whether another machine bears our slot.
+    pub duplicate: Option<u64>,
+    leave_at_ns: Option<u64>,
+    handover_until_ns: u64,
+    look_ns: u64,
+    carrier_ns: u64,
+}
+
+/// Runs until a signal ends it.
+pub fn run(started: Started) -> Result<(), Refusal> {
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+        .map_err(|error| Refusal::because(Exit::Failed, format!("no eventfd: {error}")))?;
+    let (wake, asked) = (Arc::new(wake), Arc::new(AtomicBool::new(false)));
+    listen_for_signals(Arc::clone(&wake), Arc::clone(&asked))
+        .map_err(|error| Refusal::because(Exit::Failed, format!("no signals: {error}")))?;
+    let mut runtime = Runtime::new(started);
+    runtime.open();
+    loop {
+        runtime.wait(&wake);
+        let now_ns = boot_ns();
+        runtime.started.plane.beat(now_ns);
+        runtime.take_all(now_ns);
+        runtime.take_timeouts(now_ns);
+        runtime.answer_all();
+        if asked.swap(false, Ordering::AcqRel) {
+            runtime.leave(now_ns);
+        }
+        runtime.round_max_ns = runtime.round_max_ns.max(boot_ns() - now_ns);
+        if runtime.leave_at_ns.is_some_and(|at| boot_ns() >= at) {
+            runtime.end();
+            return Ok(());
+        }
+    }
+}
+
+/// A thread that turns SIGTERM and SIGINT into a wake-up.
+fn listen_for_signals(wake: Arc<OwnedFd>, asked: Arc<AtomicBool>) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("ringbeat-signal".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            use tokio::signal::unix::{SignalKind, signal};
+            let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+            else {
+                tracing::error!("SIGTERM and SIGINT are not heard");
+                return;
+            };
+            loop {
+                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+                asked.store(true, Ordering::Release);
+                let _ = rustix::io::write(&*wake, &1u64.to_ne_bytes());
+            }
+        });
+    })?;
+    Ok(())
+}
+
+impl Runtime {
+    fn new(started: Started) -> Self {
+        let own = started.identity.slot;
+        let peers: Vec<u8> = started.config.nodes().iter().map(|node| node.slot()).collect();
+        let times = started.links.iter().map(|link| LinkTimes {
+            link: link.id,
+            interval_ns: link.interval_ns,
+            deadline_ns: link.deadline_ns,
+        });
+        let detector = Detector::new(&detector::Config {
+            own,
+            peers: peers.clone(),
+            links: times.collect(),
+            daemon_stall_ns: u64::from(started.config.cluster().daemon_stall_ms()) * 1_000_000,
+            damping: detector::Damping::default(),
+        });
+        let handshake = Handshake::new(&handshake::Config {
+            own,
+            incarnation: started.incarnation,
+            cluster_id: started.identity.cluster_id,
+            config_version: started.identity.config_version,
+            peers,
+            links: started.links.iter().map(|link| link.id).collect(),
+        });
+        let carrier = Carrier::listen()
+            .inspect_err(|error| tracing::warn!(%error, "carriers are looked at once a second only"))
+            .ok();
+        let faults = vec![None; started.links.len()];
+        Self {
+            started,
+            detector,
+            handshake,
+            graph: Graph::new(),
+            since_ns: boot_ns(),
+            round_max_ns: 0,
+            events_lost: 0,
+            carrier,
+            faults,
+            known: vec![0; SLOTS_MAX],
+            duplicate: None,
+            leave_at_ns: None,
+            handover_until_ns: 0,
+            look_ns: 0,
+            carrier_ns: 0,
+        }
+    }
+
+    /// Takes over the peers of a daemon that handed over, then opens.
+    fn open(&mut self) {
+        let now_ns = boot_ns();
+        let incarnation = self.started.incarnation;
+        self.started.plane.open(incarnation);
+        self.started.plane.beat(now_ns);
+        if self.started.adopted {
+            self.adopt(now_ns);
+        }
+        self.look_at_carriers(now_ns);
+        self.give_nonces(now_ns);
+        self.carry_out(now_ns);
+        let said = incarnation_text(incarnation).unwrap_or_default();
+        let node = self.started.config.own().name();
+        let adopted = self.started.adopted;
+        tracing::info!(node, incarnation = %said, adopted, "open");
+    }
+
+    /// The peers whose incarnations the pinned slots hold, in the state that their cells are in.
+    fn adopt(&mut self, now_ns: u64) {
+        for slot in self.peer_slots() {
+            let first = self.started.links.first().map_or(0, |link| link.id);
+            let incarnation = self.started.plane.slot(first, slot).incarnation;
+            if incarnation == 0 {
+                continue;
+            }
+            self.handshake.handle(handshake::Input::Adopted { slot, incarnation }, now_ns);
+            let accepted = detector::Input::Accepted { slot, incarnation, previous: None, stamp_ns: now_ns };
+            self.detector.handle(accepted, now_ns);
+        }
+        self.look_over_cells(now_ns, false);
+        self.aim();
+    }
+
+    /// The slots of the other nodes.
+    pub fn peer_slots(&self) -> Vec<u8> {
+        let own = self.started.identity.slot;
+        self.started.config.nodes().iter().map(|node| node.slot()).filter(|slot| *slot != own).collect()
+    }
+
+    fn wait(&self, wake: &OwnedFd) {
+        let now_ns = boot_ns();
+        let mut until_ns = now_ns + BEAT_NS;
+        let timeouts = [self.detector.next_timeout(), self.handshake.next_timeout(), self.leave_at_ns];
+        for at in timeouts.into_iter().flatten() {
+            until_ns = until_ns.min(at);
+        }
+        let left = until_ns.saturating_sub(now_ns);
+        let timeout = Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(self.started.plane.events_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.started.asks.fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN),
+        ];
+        if let Some(carrier) = &self.carrier {
+            fds.push(PollFd::from_borrowed_fd(carrier.fd(), PollFlags::IN));
+        }
+        if self.started.plane.is_kernel() {
+            for sockets in &self.started.sockets {
+                fds.push(PollFd::from_borrowed_fd(sockets.own(), PollFlags::IN));
+                fds.push(PollFd::from_borrowed_fd(sockets.everyone(), PollFlags::IN));
+            }
+        }
+        let _ = poll(&mut fds, Some(&timeout));
+        let _ = rustix::io::read(wake, &mut [0; 8]);
+    }
+
+    /// Everything that is waiting: events first, then frames, then what the looks find.
+    fn take_all(&mut self, now_ns: u64) {
+        self.take_events(now_ns);
+        self.take_handshakes(now_ns);
+        let changed = self.carrier.as_ref().is_some_and(|carrier| carrier.drain());
+        if changed || now_ns >= self.carrier_ns {
+            self.look_at_carriers(now_ns);
+            self.carrier_ns = now_ns + CARRIER_NS;
+        }
+        if now_ns >= self.look_ns {
+            self.look_ns = now_ns + LOOK_NS;
+            self.take_events(now_ns);
+            self.look_over_cells(now_ns, true);
+            self.learn_rows();
+        }
+        self.carry_out(now_ns);
+    }
+
+    fn take_events(&mut self, now_ns: u64) {
+        while let Some(event) = self.started.plane.next_event() {
+            if let Some(known) = self.known.get_mut(event.cell as usize) {
+                *known = event.to;
+            }
+            tracing::trace!(?event, "cell");
+            self.detector.handle(detector::Input::Cell(event), now_ns);
+            self.carry_out(now_ns);
+        }
+    }
+
+    fn take_timeouts(&mut self, now_ns: u64) {
+        if self.detector.next_timeout().is_some_and(|at| at <= now_ns) {
+            self.detector.handle(detector::Input::Timeout, now_ns);
+            self.carry_out(now_ns);
+        }
+        if self.handshake.next_timeout().is_some_and(|at| at <= now_ns) {
+            self.handshake.handle(handshake::Input::Timeout, now_ns);
+            self.carry_out(now_ns);
+        }
+    }
+
+    /// Frames for the handshake, from the sockets or from the plane's thread.
+    fn take_handshakes(&mut self, now_ns: u64) {
+        let mut taken = Vec::new();
+        if self.started.plane.is_kernel() {
+            // One byte more than a frame: a longer one is seen to be longer.
+            let mut buffer = [0; FRAME_BYTES + 1];
+            for (link, sockets) in self.started.links.iter().zip(&self.started.sockets) {
+                for socket in [sockets.own(), sockets.everyone()] {
+                    for _ in 0..BURST_MAX {
+                        let Ok((length, _)) = LinkSockets::receive(socket, &mut buffer) else { break };
+                        taken.extend(Frame::from_bytes(&buffer[..length]).map(|frame| (link.id, frame)));
+                    }
+                }
+            }
+        }
+        while let Some(frame) = self.started.plane.next_handshake() {
+            taken.push(frame);
+        }
+        for (link, frame) in taken {
+            if self.is_for_handshake(link, &frame) {
+                self.handshake.handle(handshake::Input::Frame { link, frame }, now_ns);
+                self.carry_out(now_ns);
+            }
+        }
+    }
+
+    /// The kernel has checked all this; where it could not (no program on the interface yet), it is checked here.
+    fn is_for_handshake(&self, link: u8, frame: &Frame) -> bool {
+        let identity = self.started.identity;
+        let kind = Kind::from_u8(frame.kind());
+        frame.magic() == ringbeat_common::frame::MAGIC
+            && frame.min_version() <= VERSION
+            && matches!(kind, Some(Kind::Hello | Kind::Welcome | Kind::Confirm))
+            && frame.cluster_id() == identity.cluster_id
+            && frame.target() == identity.slot
+            && frame.link() == link
+            && frame.key_id() == 0
+            && frame.computed_tag(identity.key) == frame.tag()
+    }
+
+    /// Compares the cells with what the detector knows: a full ring loses events, never states.
+    fn look_over_cells(&mut self, now_ns: u64, lost: bool) {
+        for slot in self.peer_slots() {
+            for link in self.started.links.iter().map(|link| link.id).collect::<Vec<_>>() {
+                let index = cell(link, slot);
+                let (from, to) = (self.known[index], self.started.plane.state(link, slot));
+                if from == to || to & state::WATCHED == 0 {
+                    continue;
+                }
+                let there = self.started.plane.slot(link, slot);
+                let watch = self.started.plane.cell(link, slot).watch;
+                let event = Event {
+                    stamp_ns: now_ns,
+                    cell: index as u32,
+                    by_timer: 0,
+                    from,
+                    to,
+                    heard_ns: watch.heard_ns,
+                    unanswered_ns: watch.unanswered_ns,
+                    credit_ns: 0,
+                    incarnation: there.incarnation,
+                    daemon_age_us: there.daemon_age_us,
+                    flags: there.flags as u32,
+                };
+                self.events_lost += u64::from(lost);
+                self.known[index] = to;
+                self.detector.handle(detector::Input::Cell(event), now_ns);
+            }
+        }
+    }
+
+    /// The peers' rows, as their newest frames had them.
+    fn learn_rows(&mut self) {
+        for peer in self.peer_slots() {
+            for link in &self.started.links {
+                let slot = self.started.plane.slot(link.id, peer);
+                if slot.peer_stamp_received != 0 && slot.proof != 0 {
+                    self.graph.set(peer, slot.heard, slot.peer_stamp_received, Some(link.id));
+                }
+            }
+        }
+    }
+
+    fn look_at_carriers(&mut self, now_ns: u64) {
+        for index in 0..self.faults.len() {
+            let link = &self.started.links[index];
+            let fault = carrier::fault(&link.interface);
+            if fault.is_some() != self.faults[index].is_some() {
+                let input = detector::Input::OwnLink { link: link.id, up: fault.is_none(), stamp_ns: now_ns };
+                self.detector.handle(input, now_ns);
+            }
+            self.faults[index] = fault;
+        }
+    }
+
+    /// Carries out all that the machines have said.
+    fn carry_out(&mut self, now_ns: u64) {
+        let mut changed = false;
+        loop {
+            if let Some(output) = self.detector.poll_output() {
+                changed = true;
+                match output {
+                    detector::Output::Told(told) => self.tell(&told),
+                    detector::Output::Heard { slot } => {
+                        self.handshake.handle(handshake::Input::Heard { slot }, now_ns);
+                    }
+                    detector::Output::Silent { slot } => {
+                        self.handshake.handle(handshake::Input::Silent { slot }, now_ns);
+                    }
+                }
+            } else if let Some(output) = self.handshake.poll_output() {
+                match output {
+                    handshake::Output::Transmit { link, target, broadcast, frame } => {
+                        self.transmit(link, target, broadcast, frame);
+                    }
+                    handshake::Output::Accept { slot, incarnation, previous } => {
+                        self.accept(slot, incarnation, previous);
+                    }
+                    handshake::Output::Told(told) => self.tell(&told),
+                    handshake::Output::DuplicateSelf { incarnation } => self.stand_aside(incarnation),
+                }
+            } else if self.handshake.nonces_wanted() > 0 && self.give_nonces(now_ns) {
+                // They may have been what it waited for.
+            } else {
+                break;
+            }
+        }
+        if changed {
+            self.say();
+        }
+    }
+
+    /// Fresh random numbers; false when the kernel has none.
+    fn give_nonces(&mut self, now_ns: u64) -> bool {
+        let mut bytes = vec![0; self.handshake.nonces_wanted() * 8];
+        if let Err(error) = getrandom::fill(&mut bytes) {
+            tracing::error!(%error, "no randomness: no new peer can be accepted");
+            return false;
+        }
+        let nonces = bytes.as_chunks::<8>().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+        self.handshake.handle(handshake::Input::Nonces(nonces), now_ns);
+        true
+    }
+
+    fn transmit(&self, link: u8, target: u8, broadcast: bool, mut frame: Frame) {
+        let Some(index) = self.started.links.iter().position(|own| own.id == link) else { return };
+        let sockets = &self.started.sockets[index];
+        frame.set_key_id(0);
+        frame.seal(self.started.identity.key);
+        let bytes = frame.to_bytes();
+        let sent = if broadcast { sockets.send_to_all(&bytes) } else { sockets.send(target, &bytes) };
+        if let Err(error) = sent {
+            tracing::debug!(link, target, %error, "a frame of the handshake could not leave");
+        }
+    }
+
+    fn accept(&mut self, slot: u8, incarnation: u64, previous: Option<u64>) {
+        if let Err(error) = self.started.plane.accept(slot, incarnation) {
+            tracing::error!(slot, %error, "the kernel did not take an accepted incarnation");
+            return;
+        }
+        // What the ring still holds is of the old life; the detector is told by the stamp.
+        let stamp_ns = boot_ns();
+        for link in &self.started.links {
+            self.known[cell(link.id, slot)] = state::WATCHED;
+        }
+        self.graph.forget(slot);
+        let accepted = detector::Input::Accepted { slot, incarnation, previous, stamp_ns };
+        self.detector.handle(accepted, stamp_ns);
+        self.aim();
+    }
+
+    /// Probes go to every peer with an accepted incarnation.
+    fn aim(&self) {
+        let mut slots = 0;
+        if self.duplicate.is_none() {
+            for slot in self.peer_slots() {
+                slots |= u64::from(self.detector.incarnation(slot).is_some()) << slot;
+            }
+        }
+        for link in &self.started.links {
+            self.started.book.aim(link.id, slots);
+        }
+    }
+
+    /// Another machine bears our slot: say so, and take no part.
+    fn stand_aside(&mut self, other: u64) {
+        self.duplicate = Some(other);
+        self.started.plane.close();
+        self.aim();
+        let text = "another machine runs with this node's id; this one takes no part until it is restarted";
+        tracing::warn!(other = %incarnation_text(other).unwrap_or_default(), "{text}");
+        let mut event = self.record("duplicate_self", boot_ns());
+        event.incarnation = incarnation_text(other);
+        event.text = Some(text.to_owned());
+        self.started.journal.tell(event);
+    }
+
+    /// Row and flags, as every frame carries them.
+    fn say(&self) {
+        let mut said = 0;
+        if self.leave_at_ns.is_some() {
+            said |= flags::LEAVING;
+        }
+        if self.handover_until_ns > boot_ns() {
+            said |= flags::HANDOVER;
+        }
+        self.started.plane.say(self.detector.heard(), said);
+    }
+
+    fn tell(&mut self, told: &Told) {
+        let mut event = self.record(told.kind.name(), told.stamp_ns);
+        if let Some(slot) = told.slot {
+            let node = self.started.config.nodes().iter().find(|node| node.slot() == slot);
+            event.node = node.map(|node| node.name().to_owned());
+            event.node_id = Some(slot + 1);
+        }
+        event.link = told.link;
+        event.incarnation = incarnation_text(told.incarnation);
+        event.evidence = Evidence {
+            heard_ns: told.evidence.heard_ns,
+            unanswered_ns: told.evidence.unanswered_ns,
+            credit_ns: told.evidence.credit_ns,
+            daemon_age_us: told.evidence.daemon_age_us,
+            by_timer: told.evidence.by_timer,
+        };
+        event.text = text_of(told.kind);
+        let (node, link) = (event.node.clone().unwrap_or_default(), told.link);
+        match told.kind {
+            ToldKind::PeerDown | ToldKind::PeerGone | ToldKind::PeerFailed | ToldKind::Alone => {
+                tracing::warn!(node, ?link, "{}", told.kind.name());
+            }
+            ToldKind::DuplicatePeer { .. } | ToldKind::IncarnationRolledBack { .. } => {
+                tracing::warn!(node, "{}: {}", told.kind.name(), event.text.clone().unwrap_or_default());
+            }
+            _ => tracing::info!(node, ?link, "{}", told.kind.name()),
+        }
+        self.started.journal.tell(event);
+    }
+
+    fn record(&self, kind: &str, stamp_ns: u64) -> EventRecord {
+        EventRecord {
+            seq: 0,
+            stamp_ns,
+            told_ns: boot_ns(),
+            wall: String::new(),
+            kind: kind.to_owned(),
+            node: None,
+            node_id: None,
+            link: None,
+            incarnation: None,
+            evidence: Evidence::default(),
+            text: None,
+        }
+    }
+
+    fn answer_all(&mut self) {
+        self.started.asks.acknowledge();
+        while let Some(Ask { request, reply }) = self.started.asks.next() {
+            // Whoever asked may be gone.
+            let _ = reply.send(report::answer(self, request));
+        }
+    }
+
+    /// Announces a planned restart of this daemon; gives its end.
+    pub fn hand_over(&mut self, ms: u32) -> u64 {
+        let until_ns = boot_ns() + u64::from(ms) * 1_000_000;
+        self.handover_until_ns = until_ns;
+        self.started.plane.hand_over(until_ns);
+        self.say();
+        let mut event = self.record("handover", boot_ns());
+        event.text = Some(format!("this daemon may be away for {ms} ms"));
+        self.started.journal.tell(event);
+        until_ns
+    }
+
+    /// Whether this node takes part.
+    pub fn state(&self) -> DaemonState {
+        if self.duplicate.is_some() {
+            DaemonState::Duplicate
+        } else if self.leave_at_ns.is_some() {
+            DaemonState::Leaving
+        } else if self.detector.is_alone() {
+            DaemonState::Alone
+        } else {
+            DaemonState::Running
+        }
+    }
+
+    /// A signal: inside an announced hand-over the successor takes over what is there, else the peers are told.
+    fn leave(&mut self, now_ns: u64) {
+        if self.handover_until_ns > now_ns && matches!(self.started.plane, Plane::Kernel(_)) {
+            self.leave_at_ns = Some(now_ns);
+            return;
+        }
+        let slowest = self.started.links.iter().map(|link| link.interval_ns).max().unwrap_or(0);
+        self.leave_at_ns = Some(now_ns + LEAVE_MIN_NS.max(LEAVE_INTERVALS * slowest));
+        tracing::info!("leaving");
+        self.say();
+    }
+
+    fn end(&mut self) {
+        let socket = self.started.config.cluster().control();
+        let _ = std::fs::remove_file(socket);
+        if self.handover_until_ns > boot_ns() && matches!(self.started.plane, Plane::Kernel(_)) {
+            tracing::info!("handed over");
+            return;
+        }
+        self.started.plane.close();
+        if let Some(pins) = &self.started.pins {
+            pins.remove_all();
+        }
+        tracing::info!("stopped");
+    }
+}
+
+/// The figures of a kind, in words.
+fn text_of(kind: ToldKind) -> Option<String> {
+    let incarnation = |incarnation| incarnation_text(incarnation).unwrap_or_else(|| "none".to_owned());
+    match kind {
+        ToldKind::LinkUp { cause } => Some(cause.name().to_owned()),
+        ToldKind::PeerRunning { was_failed: true } => Some("it had counted as failed".to_owned()),
+        ToldKind::PeerRestarted { previous } | ToldKind::IncarnationRolledBack { previous } => {
+            Some(format!("after {}", incarnation(previous)))
+        }
+        ToldKind::DuplicatePeer { superseded } => {
+            Some(format!("two machines have this id; {} came back", incarnation(superseded)))
+        }
+        ToldKind::ConfigDiffers { theirs } => Some(format!("it runs config version {theirs}")),
+        _ => None,
+    }
+}
