@@ -63,6 +63,7 @@ mod tests {
         );
     }
 
-    const CLUSTER_ID: u64 = 0;
-    const FRAME_KEY: [u64; 2] = [0, 0];
+    // Made by another implementation of HKDF.
+    const CLUSTER_ID: u64 = 0xddbd_6569_0d62_a1d4;
+    const FRAME_KEY: [u64; 2] = [0x2b11_9037_f998_cde0, 0x44bb_90f7_4cc6_fd79];
 }

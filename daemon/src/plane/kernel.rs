@@ -17,7 +17,7 @@ use ringbeat_common::slot::Slot;
 use ringbeat_common::watch::{Watch, state};
 use ringbeat_config::Datapath;
 
-use super::load::{LoadError, Loaded, chain};
+use super::load::{LoadError, Loaded, Tried, chain};
 use super::pins::Pins;
 use super::{CellReading, Identity, Mode, PlaneLink};
 use crate::sys::clock::boot_ns;
@@ -44,7 +44,7 @@ pub struct KernelPlane {
     adopted: Option<u64>,
     found_pins: bool,
     /// Keeps programs and links in place.
-    _loaded: Loaded,
+    loaded: Loaded,
 }
 
 /// Maps the values of an array map.
@@ -87,7 +87,7 @@ impl KernelPlane {
             modes: Vec::new(),
             adopted: None,
             found_pins,
-            _loaded: loaded,
+            loaded,
         };
         plane.adopted = plane.adoptable(identity, links, &link_table);
         if plane.adopted.is_none() {
@@ -109,10 +109,10 @@ impl KernelPlane {
                     })
             });
         }
-        plane._loaded.attach_obituaries(pins)?;
-        plane._loaded.arm()?;
+        plane.loaded.attach_obituaries(pins)?;
+        plane.loaded.arm()?;
         for link in links {
-            let (mode, why) = plane._loaded.attach(link, datapath, pins)?;
+            let (mode, why) = plane.loaded.attach(link, datapath, pins)?;
             plane.modes.push((link.id, mode, why));
         }
         Ok(plane)
@@ -197,9 +197,14 @@ impl KernelPlane {
         self.latch.copy(0)
     }
 
+    /// See [`Loaded::try_out`].
+    pub fn try_out(&mut self, packet: &[u8], repeat: u32) -> Result<Tried, LoadError> {
+        self.loaded.try_out(packet, repeat)
+    }
+
     /// Registers this process, then opens.
     pub fn open(&mut self, incarnation: u64) {
-        if let Err(error) = self._loaded.register() {
+        if let Err(error) = self.loaded.register() {
             tracing::error!(%error, "this daemon's end will not be told to the peers");
         }
         self.node.word(0, offset_of!(Node, flags)).store(0, Ordering::SeqCst);

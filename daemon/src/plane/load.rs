@@ -75,6 +75,17 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// A packet's way through the receiving program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// The XDP verdict: 1 drop, 2 pass, 3 transmit.
+    pub verdict: u32,
+    /// What a run took, on average.
+    pub took_ns: u64,
+    /// The packet afterwards.
+    pub after: Vec<u8>,
+}
+
 /// The loaded object and the links that keep it in place.
 pub struct Loaded {
     ebpf: Ebpf,
@@ -117,6 +128,24 @@ impl Loaded {
             .test_run(options)
             .map_err(|source| LoadError::Program { name: "arm", source })?;
         if ran.return_value == 2 { Ok(()) } else { Err(LoadError::NoTimer(ran.return_value)) }
+    }
+
+    /// Runs the receiving program over a packet that seems to come in on the loopback interface, for tests and
+    /// benches.
+    pub fn try_out(&mut self, packet: &[u8], repeat: u32) -> Result<Tried, LoadError> {
+        let mut after = vec![0; packet.len() + 64];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut after),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        let ran = self
+            .xdp("heartbeat")?
+            .test_run(options)
+            .map_err(|source| LoadError::Program { name: "heartbeat", source })?;
+        after.truncate(ran.data_size_out as usize);
+        Ok(Tried { verdict: ran.return_value, took_ns: ran.duration.as_nanos() as u64, after })
     }
 
     /// Makes the calling process the one whose end sets the latch.

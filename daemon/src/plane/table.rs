@@ -326,6 +326,7 @@ mod tests {
     #[test]
     fn two_tables_hear_one_another() {
         let (mut a, mut b) = pair();
+        (a.latch.beat_ns, b.latch.beat_ns) = (100 * MS, 100 * MS);
         exchange(&mut a, &mut b, 100 * MS);
         exchange(&mut a, &mut b, 101 * MS);
         assert_eq!(a.events.len(), 1, "up is told once");

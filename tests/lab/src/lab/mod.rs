@@ -9,7 +9,13 @@ mod state;
 pub(crate) mod switch;
 mod topology;
 
-use std::{collections::BTreeMap, fs, path::Path, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
@@ -35,6 +41,8 @@ use crate::sys::{
 
 /// How long the kernel may take to end a node.
 const DEATH_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the kernel may take to see that a link is up.
+const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a daemon may take to answer after its start.
 const READY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -308,7 +316,30 @@ fn wire(spec: &LabSpec, switch: ProcessId, inits: &[(u8, ProcessId)]) -> Result<
         let batch = topology::interfaces(spec, *slot);
         spaces::within(*init, NETWORK, || topology::ip_batch(&batch))??;
     }
+    // The kernel tells the interfaces and the bridges of their carriers a little later, and until then frames
+    // are lost.
+    for (slot, init) in inits {
+        for link in topology::links_of(spec, *slot) {
+            let bridged = format!("{}/brport/state", topology::port(link, *slot));
+            wait_until(switch, &bridged, topology::FORWARDING)?;
+            wait_until(*init, &format!("{}/operstate", topology::interface(link)), "up")?;
+        }
+    }
     Ok(())
+}
+
+/// Waits until a file of an interface says so, in the namespace of this process 1.
+fn wait_until(init: ProcessId, file: &str, want: &str) -> Result<()> {
+    let path = PathBuf::from(format!("/proc/{}/root/sys/class/net/{file}", init.pid));
+    let end = Instant::now() + CARRIER_PATIENCE;
+    loop {
+        let is = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        if is.trim() == want {
+            return Ok(());
+        }
+        ensure!(Instant::now() < end, "{file} is {:?}, not {want:?}, after {CARRIER_PATIENCE:?}", is.trim());
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Makes place for a lab of this name, unless one lives.

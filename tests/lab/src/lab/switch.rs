@@ -29,8 +29,9 @@ use crate::sys::{
 
 /// The program that drops, on the way out of every port.
 const CUT: &str = "cut";
-/// The program on the way into every heartbeat port. A veth hands on what the XDP program at its other end sends
-/// back only if it has an XDP program itself; generic receive offload alone leaves such frames in the ring.
+/// The program on the way into every heartbeat port. A veth hands on what the XDP program at its other end
+/// sends back only if it has an XDP program itself; generic receive offload alone leaves such frames in the
+/// ring.
 const PASS: &str = "pass";
 /// The map of cuts, and its pin.
 const CUTS: &str = "CUTS";

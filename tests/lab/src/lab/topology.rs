@@ -29,6 +29,8 @@ pub(crate) const SWITCH: &str = "switch";
 pub(crate) const CLIENT: &str = "client";
 /// The client's place in the cut masks.
 pub(crate) const CLIENT_SLOT: u8 = 64;
+/// What a bridge says of a port that frames pass.
+pub(crate) const FORWARDING: &str = "3";
 /// The client's number in addresses.
 const CLIENT_HOST: u8 = 250;
 
