@@ -142,6 +142,8 @@ pub struct Trips {
     pub round_trip: Histogram,
     /// Differences of successive one-way times (RFC 3550, section 6.4.1).
     pub jitter: Histogram,
+    /// Times between two successive proofs of life: what a shorter deadline would have called late.
+    pub silence: Histogram,
 }
 
 /// `WATCHES`: all cells, in one value.
@@ -165,7 +167,7 @@ const _: () = assert!(size_of::<Latch>() == 48);
 const _: () = assert!(size_of::<Link>() == 16);
 const _: () = assert!(size_of::<Tick>() == 72);
 const _: () = assert!(size_of::<Counters>() == 40);
-const _: () = assert!(size_of::<Trips>() == 2 * 808);
+const _: () = assert!(size_of::<Trips>() == 3 * 808);
 const _: () = assert!(size_of::<Watch>() == 32);
 const _: () = assert!(size_of::<Watches>() == SLOTS_MAX * 32);
 const _: () = assert!(size_of::<Slot>() == 120);

@@ -13,7 +13,7 @@ use ringbeat_core::detector;
 
 use crate::control::Reply;
 use crate::plane;
-use crate::plane::reading::quantiles;
+use crate::plane::reading::{SILENCES_MS, quantiles};
 use crate::runtime::Runtime;
 use crate::sys::clock::boot_ns;
 use crate::sys::{realtime, resident};
@@ -238,6 +238,13 @@ fn stats(runtime: &Runtime) -> Stats {
         stats.links.push(one);
     }
     let (seen, met) = (runtime.detector.counters(), runtime.handshake.counters());
+    let mut silences = [0; SILENCES_MS.len()];
+    for link in &runtime.started.links {
+        for slot in runtime.peer_slots() {
+            let cell = runtime.started.plane.cell(link.id, slot);
+            silences.iter_mut().zip(cell.silences).for_each(|(sum, more)| *sum += more);
+        }
+    }
     stats.extra = [
         ("detector_flaps", seen.flaps),
         ("detector_recovered", seen.recovered),
@@ -251,6 +258,7 @@ fn stats(runtime: &Runtime) -> Stats {
     ]
     .into_iter()
     .map(|(name, count)| (name.to_owned(), count))
+    .chain(SILENCES_MS.iter().zip(silences).map(|(ms, count)| (format!("silences_over_{ms}_ms"), count)))
     .collect();
     stats
 }

@@ -161,6 +161,11 @@ fn seen(frame: &Frame, index: usize, now_ns: u64) {
         let unanswered_ns = atomic::load(addr_of!((*watch).unanswered_ns));
         atomic::store(addr_of_mut!((*watch).heard_ns), now_ns);
         atomic::store(addr_of_mut!((*watch).unanswered_ns), 0);
+        if heard_ns != 0
+            && let Some(trips) = maps::TRIPS.get_ptr_mut(index as u32)
+        {
+            record(addr_of_mut!((*trips).silence), now_ns.wrapping_sub(heard_ns));
+        }
         let from = atomic::load(addr_of!((*watch).state));
         let to = after_proof(from, frame.flags(), frame.daemon_age_us());
         if to != from && atomic::swap(addr_of_mut!((*watch).state), from, to) {

@@ -197,6 +197,15 @@ impl KernelPlane {
         self.latch.copy(0)
     }
 
+    /// Makes a cell look as if its peer had been heard then and not answered since, for the bench of the scan.
+    #[doc(hidden)]
+    pub fn pretend(&self, link: u8, slot: u8, heard_ns: u64) {
+        let index = cell(link, slot);
+        self.watch_word(index, offset_of!(Watch, heard_ns)).store(heard_ns, Ordering::SeqCst);
+        self.watch_word(index, offset_of!(Watch, unanswered_ns)).store(heard_ns, Ordering::SeqCst);
+        self.watch_word(index, offset_of!(Watch, state)).store(state::WATCHED | state::HEARD, Ordering::SeqCst);
+    }
+
     /// See [`Loaded::try_out`].
     pub fn try_out(&mut self, packet: &[u8], repeat: u32) -> Result<Tried, LoadError> {
         self.loaded.try_out(packet, repeat)
@@ -316,7 +325,7 @@ fn watch_word(watches: &Mapped<Watches>, index: usize, offset: usize) -> &Atomic
 
 fn empty_trips() -> Trips {
     use ringbeat_common::histogram::Histogram;
-    Trips { round_trip: Histogram::EMPTY, jitter: Histogram::EMPTY }
+    Trips { round_trip: Histogram::EMPTY, jitter: Histogram::EMPTY, silence: Histogram::EMPTY }
 }
 
 /// The event in a record of the ring.

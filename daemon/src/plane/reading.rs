@@ -1,6 +1,6 @@
 //! A cell as the commands show it.
 
-use ringbeat_common::histogram::Histogram;
+use ringbeat_common::histogram::{self, Histogram};
 use ringbeat_common::maps::{Counters, Trips};
 use ringbeat_common::watch::Watch;
 use ringbeat_control::Quantiles;
@@ -16,12 +16,23 @@ pub struct CellReading {
     pub round_trip: Quantiles,
     /// Jitter, in µs.
     pub jitter: Quantiles,
+    /// Silences that were longer than this many ms, for each of [`SILENCES_MS`].
+    pub silences: [u64; SILENCES_MS.len()],
 }
+
+/// The lengths of silence that are counted for the commands; the edges of the histogram lie within 5 % of them.
+pub const SILENCES_MS: [u64; 5] = [3, 5, 10, 15, 20];
 
 impl CellReading {
     /// Sums the histograms up.
     pub fn new(watch: Watch, counters: Counters, trips: &Trips) -> Self {
-        Self { watch, counters, round_trip: quantiles(&trips.round_trip), jitter: quantiles(&trips.jitter) }
+        Self {
+            watch,
+            counters,
+            round_trip: quantiles(&trips.round_trip),
+            jitter: quantiles(&trips.jitter),
+            silences: SILENCES_MS.map(|ms| longer(&trips.silence, ms * 1_000_000)),
+        }
     }
 }
 
@@ -34,4 +45,9 @@ pub fn quantiles(histogram: &Histogram) -> Quantiles {
         max: us(histogram.max_ns),
         count: histogram.total(),
     }
+}
+
+/// Samples in buckets that begin at this length, or at most one bucket's width below it.
+fn longer(histogram: &Histogram, ns: u64) -> u64 {
+    histogram.counts[histogram::bucket(ns)..].iter().sum()
 }

@@ -55,7 +55,7 @@ pub struct Table {
 impl Table {
     /// A closed table.
     pub fn new(identity: Identity, links: &[PlaneLink]) -> Self {
-        let empty = Trips { round_trip: Histogram::EMPTY, jitter: Histogram::EMPTY };
+        let empty = Trips { round_trip: Histogram::EMPTY, jitter: Histogram::EMPTY, silence: Histogram::EMPTY };
         let node = Node {
             slot: u64::from(identity.slot),
             cluster_id: identity.cluster_id,
@@ -153,6 +153,9 @@ impl Table {
         let before = *watch;
         watch.heard_ns = now_ns;
         watch.unanswered_ns = 0;
+        if before.heard_ns != 0 {
+            self.trips[index].silence.record(now_ns.saturating_sub(before.heard_ns));
+        }
         watch.state = after_proof(before.state, frame.flags(), frame.daemon_age_us());
         if watch.state != before.state {
             let event = Event {

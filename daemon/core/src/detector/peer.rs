@@ -231,7 +231,9 @@ impl Peer {
                 self.tell(ToldKind::LinkLate, Some(links[at].times.link), stamp_ns, evidence, book);
             }
             EdgeState::Up if self.life == Life::Up => self.fall(at, stamp_ns, links, book),
-            EdgeState::Damped if !others && (self.life == Life::Up || book.mutation == Mutation::DownAgain) => {
+            EdgeState::Damped
+                if !others && (self.life == Life::Up || book.mutation == Mutation::DownAgain) =>
+            {
                 self.fall(at, stamp_ns, links, book);
             }
             EdgeState::Damped => self.lose(at, stamp_ns, links, book),

@@ -107,7 +107,9 @@ impl Kernel {
         }
         cell.probes_sent += 1;
         let to = Address { target, link: link as u8, sequence: cell.probes_sent };
-        Some(compose(Kind::Probe, &self.node, &self.latch, to, peer, now_ns))
+        let mut frame = Frame::new(Kind::Probe);
+        compose(&mut frame, Kind::Probe, &self.node, &self.latch, to, peer, now_ns);
+        Some(frame)
     }
 
     /// The receiving program: whether the frame proved life, and the answer to a probe.
@@ -138,7 +140,9 @@ impl Kernel {
                 stamp: frame.stamp(),
                 received: now_ns,
             };
-            compose(Kind::Answer, &self.node, &self.latch, to, peer, now_ns)
+            let mut answer = *frame;
+            compose(&mut answer, Kind::Answer, &self.node, &self.latch, to, peer, now_ns);
+            answer
         });
         Ok((proves, answer))
     }

@@ -118,8 +118,7 @@ impl Machine {
         self.lives += 1;
         self.paused = false;
         let incarnation = self.disk << 32 | self.random.within(1, 1 << 32);
-        self.kernel =
-            Some(Kernel::new(self.slot, incarnation, plan.nodes, &plan.links, now_ns, plan.broken));
+        self.kernel = Some(Kernel::new(self.slot, incarnation, plan.nodes, &plan.links, now_ns, plan.broken));
         let peers: Vec<u8> = (0..plan.nodes as u8).filter(|peer| *peer != self.slot).collect();
         let detecting = detector::Config {
             own: self.slot,

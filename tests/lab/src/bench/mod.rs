@@ -1,12 +1,122 @@
-//! Benches in the lab: detection, calm, datapath.
+//! Benches in the lab: how fast faults are told, how calm the cluster is without any, what the datapath costs.
+//!
+//! Each prints its result once, with the machine's load, stolen time and stalls beside it: an outlier has a name.
+//! Deliberately not here: any judgement. The figures to reach stand in docs/benchmarks.md.
 
-use anyhow::{Result, bail};
+mod calm;
+mod datapath;
+mod detect;
+mod machine;
+mod watch;
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+use serde::Serialize;
 
 /// Arguments of `bench`.
-#[derive(Debug, clap::Args)]
-pub struct BenchArgs {}
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(subcommand)]
+    bench: Bench,
+    /// How the result is written
+    #[arg(short, long, global = true, value_enum, default_value = "text")]
+    output: Format,
+    /// Let idle cores sleep: without this, one SCHED_IDLE spinner a core keeps them awake
+    #[arg(long, global = true)]
+    cold: bool,
+    /// Busy loops for each core
+    #[arg(long, global = true, default_value_t = 0)]
+    load: usize,
+    /// SCHED_FIFO busy loops at priority 50
+    #[arg(long, global = true, default_value_t = 0)]
+    hogs: usize,
+    /// The links' profile
+    #[arg(long, global = true, default_value = "fast")]
+    profile: String,
+    /// The lab's name
+    #[arg(long, global = true, default_value = "bench")]
+    name: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people
+    Text,
+    /// One JSON value
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// From a fault to the kernel's verdict and to the daemon's event, on the slowest survivor
+    Detect {
+        /// What happens to n2
+        #[arg(long, value_enum)]
+        scenario: detect::Scenario,
+        /// How often
+        #[arg(long, default_value_t = 300)]
+        runs: usize,
+    },
+    /// No fault at all: what is told all the same
+    Calm {
+        /// For how long
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// Nanoseconds for each packet, CPU and memory at rest
+    Datapath {
+        /// For how long the machine is watched at rest, for each profile
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+}
 
 /// Runs one bench.
-pub fn run(_args: &BenchArgs) -> Result<()> {
-    bail!("the benches are not built yet")
+pub fn run(args: &BenchArgs) -> Result<()> {
+    match &args.bench {
+        Bench::Detect { scenario, runs } => print(args, &detect::run(args, *scenario, *runs)?),
+        Bench::Calm { seconds } => print(args, &calm::run(args, *seconds)?),
+        Bench::Datapath { seconds } => print(args, &datapath::run(args, *seconds)?),
+    }
+}
+
+fn print<T: Serialize>(args: &BenchArgs, result: &T) -> Result<()> {
+    let text = match args.output {
+        Format::Json => serde_json::to_string(result)?,
+        Format::Text => serde_json::to_string_pretty(result)?,
+    };
+    println!("{text}");
+    Ok(())
+}
+
+/// Three quantiles of a set of samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+struct Quantiles {
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
+impl Quantiles {
+    /// Exact ones, by nearest rank; zeros of no samples.
+    fn of(mut samples: Vec<f64>) -> Self {
+        samples.sort_by(f64::total_cmp);
+        let rank = |permille: usize| {
+            let at = (samples.len() * permille).div_ceil(1000).max(1) - 1;
+            samples.get(at).copied().unwrap_or_default()
+        };
+        Self { p50: rank(500), p99: rank(990), max: rank(1000) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Quantiles;
+
+    #[test]
+    fn quantiles_are_ranks() {
+        assert_eq!(Quantiles::of(Vec::new()), Quantiles::default());
+        let samples = (1..=300).rev().map(f64::from).collect();
+        assert_eq!(Quantiles::of(samples), Quantiles { p50: 150.0, p99: 297.0, max: 300.0 });
+    }
 }

@@ -86,7 +86,8 @@ mod tests {
             link_extra: extra("interval_us", "2000"),
             ..LabSpec::default()
         };
-        let want = "# Written by ringbeat-lab.\n[cluster]\nname = \"lab\"\nversion = 1\ndatapath = \"generic\"\n\
+        let want = "# Written by ringbeat-lab.\n[cluster]\nname = \"lab\"\nversion = 1\n\
+            datapath = \"generic\"\n\
             daemon_stall_ms = 500\n\n[[link]]\nid = 0\ninterface = \"hb0\"\nnetwork = \"fd77:0:0:0::/64\"\n\
             profile = \"fast\"\ninterval_us = 2000\n\n[[node]]\nid = 1\nname = \"n1\"\n\
             addresses = [\"fd77:0:0:0::1\"]\nvotes = 1\n\n[[node]]\nid = 2\nname = \"n2\"\n\

@@ -5,4 +5,5 @@ pub(crate) mod memory;
 pub(crate) mod net;
 pub(crate) mod packet;
 pub(crate) mod process;
+pub(crate) mod sched;
 pub(crate) mod spaces;

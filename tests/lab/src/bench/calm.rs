@@ -1,0 +1,161 @@
+//! No fault: what is told all the same, the worst round trip, and what shorter deadlines would have told.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use ringbeat_control::{Client, EventRecord};
+use serde::Serialize;
+
+use super::{
+    BenchArgs,
+    machine::{Machine, MachineReport},
+    watch::{Watch, wait_for_peers},
+};
+use crate::{Lab, LabSpec, boottime_ns};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// How often progress is shown.
+const PROGRESS: Duration = Duration::from_secs(30);
+
+/// The result.
+#[derive(Debug, Serialize)]
+pub(super) struct Calm {
+    profile: String,
+    load: usize,
+    hogs: usize,
+    seconds: u64,
+    nodes: usize,
+    links: usize,
+    /// Peers told as down.
+    peers_down: usize,
+    /// Links told as down.
+    links_down: usize,
+    /// Links told as late that were heard again before they were down.
+    links_late: usize,
+    /// All that was told, by kind.
+    told: BTreeMap<String, usize>,
+    /// Each peer that was told as down, with the machine's stall at that time, if there was one.
+    alarms: Vec<Alarm>,
+    /// Round trips of all peers on all links.
+    rtt_us: Trips,
+    /// Silences longer than this many ms, of all cells of all nodes: false alarms of such a deadline.
+    silences_over_ms: BTreeMap<u64, u64>,
+    /// Stalls that the nodes' own ticks showed.
+    tick_stalls: u64,
+    machine: MachineReport,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Trips {
+    /// The largest of the medians.
+    p50: f64,
+    /// The largest of the 99th percentiles.
+    p99: f64,
+    /// The worst.
+    max: f64,
+}
+
+#[derive(Debug, Serialize)]
+struct Alarm {
+    by: String,
+    kind: String,
+    about: Option<String>,
+    silence_ms: f64,
+    stall_ms: Option<f64>,
+}
+
+/// Watches for so long.
+pub(super) fn run(args: &BenchArgs, seconds: u64) -> Result<Calm> {
+    let spec = LabSpec { name: args.name.clone(), profile: args.profile.clone(), ..LabSpec::default() };
+    let lab = Lab::up(spec)?;
+    let result = measure(args, &lab, seconds);
+    lab.down()?;
+    result
+}
+
+fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
+    lab.start_all()?;
+    for node in lab.nodes() {
+        wait_for_peers(&node, "up", PATIENCE)?;
+    }
+    let watches = lab.nodes().map(|node| Ok((node.name().to_owned(), Watch::on(&node)?)));
+    let watches = watches.collect::<Result<Vec<_>>>()?;
+    let machine = Machine::start(!args.cold, args.load, args.hogs)?;
+    let since_ns = boottime_ns();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    let mut heard: Vec<(String, EventRecord)> = Vec::new();
+    let mut shown = Instant::now();
+    while Instant::now() < end {
+        thread::sleep(Duration::from_millis(200));
+        for (name, watch) in &watches {
+            let fresh = watch.drain()?.into_iter().filter(|event| event.told_ns >= since_ns);
+            heard.extend(fresh.map(|event| (name.clone(), event)));
+        }
+        if shown.elapsed() > PROGRESS {
+            shown = Instant::now();
+            eprintln!("{} s to go, {} told", end.saturating_duration_since(shown).as_secs(), heard.len());
+        }
+    }
+    let machine_report = machine.report()?;
+    let stalls = machine.stalls();
+    drop(machine);
+    let mut told = BTreeMap::new();
+    for (_, event) in &heard {
+        *told.entry(event.kind.clone()).or_insert(0) += 1;
+    }
+    let count = |kind: &str| told.get(kind).copied().unwrap_or(0);
+    let alarms = heard.iter().filter(|(_, event)| matches!(event.kind.as_str(), "peer_down" | "link_down"));
+    let alarms = alarms.map(|(by, event)| {
+        let since_ns = event.evidence.heard_ns;
+        let overlapping = stalls.iter().filter(|stall| {
+            stall.until_ns >= since_ns && stall.until_ns - (stall.ms * 1e6) as u64 <= event.stamp_ns
+        });
+        Alarm {
+            by: by.clone(),
+            kind: event.kind.clone(),
+            about: event.node.clone(),
+            silence_ms: event.stamp_ns.saturating_sub(since_ns) as f64 / 1e6,
+            stall_ms: overlapping.map(|stall| stall.ms).max_by(f64::total_cmp),
+        }
+    });
+    let alarms = alarms.collect();
+    let mut result = Calm {
+        profile: args.profile.clone(),
+        load: args.load,
+        hogs: args.hogs,
+        seconds,
+        nodes: lab.spec().nodes.into(),
+        links: lab.spec().links.into(),
+        peers_down: count("peer_down"),
+        links_down: count("link_down"),
+        links_late: count("link_late"),
+        told: told.clone(),
+        alarms,
+        rtt_us: Trips::default(),
+        silences_over_ms: BTreeMap::new(),
+        tick_stalls: 0,
+        machine: machine_report,
+    };
+    for node in lab.nodes() {
+        let mut client = Client::connect(&node.socket()?)?;
+        for edge in client.link()?.into_iter().flat_map(|link| link.peers) {
+            let trips = edge.round_trip_us;
+            result.rtt_us.p50 = result.rtt_us.p50.max(trips.p50);
+            result.rtt_us.p99 = result.rtt_us.p99.max(trips.p99);
+            result.rtt_us.max = result.rtt_us.max.max(trips.max);
+        }
+        let stats = client.stats()?;
+        result.tick_stalls += stats.tick_stalls;
+        for (name, count) in &stats.extra {
+            let ms = name.strip_prefix("silences_over_").and_then(|rest| rest.strip_suffix("_ms"));
+            if let Some(ms) = ms.and_then(|ms| ms.parse().ok()) {
+                *result.silences_over_ms.entry(ms).or_insert(0) += count;
+            }
+        }
+    }
+    Ok(result)
+}

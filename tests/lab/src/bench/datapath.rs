@@ -1,0 +1,223 @@
+//! What the datapath costs: nanoseconds for each kind of packet by test runs of the very program, the scan, and the CPU
+//! and memory of a cluster at rest.
+
+use std::{collections::BTreeMap, thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind};
+use ringbeat_common::limits::{LINKS_MAX, NODES_MAX};
+use ringbeat_config::Datapath;
+use ringbeat_control::Client;
+use ringbeatd::plane::{Identity, KernelPlane, PlaneLink};
+use serde::Serialize;
+
+use super::{
+    BenchArgs, Quantiles,
+    machine::{Machine, MachineReport, Ticks},
+    watch::wait_for_peers,
+};
+use crate::{Lab, LabSpec, sys::clock::boottime_ns};
+
+const KEY: [u64; 2] = [0x1122, 0x3344];
+const OWN: u64 = 5 << 32 | 1;
+const PEER: u64 = 9 << 32 | 2;
+const PORT: u16 = 5405;
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+const XDP_TX: u32 = 3;
+/// Single runs, each with its own sequence number.
+const PROBES: u64 = 20_000;
+/// Runs of one packet in one call.
+const REPEAT: u32 = 100_000;
+/// Calls of that kind.
+const CALLS: usize = 21;
+const SCANS: usize = 400;
+
+/// The result.
+#[derive(Debug, Serialize)]
+pub(super) struct Cost {
+    #[serde(flatten)]
+    packets: Packets,
+    /// At rest, three nodes with two links: per profile.
+    at_rest: BTreeMap<String, AtRest>,
+    machine: MachineReport,
+}
+
+/// What the programs cost.
+#[derive(Debug, Serialize)]
+struct Packets {
+    /// A probe received, checked, answered and sealed again; each run alone, clock readings of the test run included.
+    answered_ns: Quantiles,
+    /// The same less what an empty test run takes.
+    answered_net_ns: f64,
+    /// An answer taken in.
+    taken_ns: Quantiles,
+    /// A forged frame dropped, on average over many runs in a row.
+    forged_ns: Quantiles,
+    /// A packet of somebody else passed.
+    foreign_ns: Quantiles,
+    /// A scan over 64 peers on 8 links, all heard and unanswered.
+    scan_ns: Quantiles,
+    /// One core's worth.
+    probes_per_s_per_core: f64,
+}
+
+/// A cluster at rest.
+#[derive(Debug, Serialize)]
+struct AtRest {
+    /// The machine's busy time less its baseline, for each node, in percent of one core.
+    cpu_pct_per_node: f64,
+    baseline_pct: f64,
+    /// Resident memory of the largest daemon.
+    rss_mib: f64,
+}
+
+/// Measures all.
+pub(super) fn run(args: &BenchArgs, seconds: u64) -> Result<Cost> {
+    // Spinners would be counted as busy, so the cluster at rest comes first and without.
+    let mut at_rest = BTreeMap::new();
+    for profile in ["fast", "lan"] {
+        at_rest.insert(profile.to_owned(), rest(args, profile, seconds)?);
+    }
+    let machine = Machine::start(!args.cold, args.load, args.hogs)?;
+    // Attached to the loopback interface of a namespace of its own, where nothing else is.
+    let packets = crate::sys::spaces::fresh(packets).context("cannot make a network namespace")??;
+    Ok(Cost { packets, at_rest, machine: machine.report()? })
+}
+
+/// The programs' costs.
+fn packets() -> Result<Packets> {
+    let mut plane = plane()?;
+    plane.open(OWN);
+    plane.accept(1, PEER)?;
+    let mut lone = |kind: Kind, wanted: u32| -> Result<Quantiles> {
+        let mut samples = Vec::new();
+        for sequence in 1..=PROBES {
+            let tried = plane.try_out(&packet(&frame(kind, sequence)), 1)?;
+            ensure!(tried.verdict == wanted, "verdict {} in place of {wanted}", tried.verdict);
+            samples.push(tried.took_ns as f64);
+        }
+        Ok(Quantiles::of(samples))
+    };
+    let (answered_ns, taken_ns) = (lone(Kind::Probe, XDP_TX)?, lone(Kind::Answer, XDP_DROP)?);
+    let mut empty = Vec::new();
+    for _ in 0..PROBES {
+        empty.push(plane.try_out(&foreign(), 1)?.took_ns as f64);
+    }
+    let mut many = |bytes: &[u8], wanted: u32| -> Result<Quantiles> {
+        let mut samples = Vec::new();
+        for _ in 0..CALLS {
+            let tried = plane.try_out(bytes, REPEAT)?;
+            ensure!(tried.verdict == wanted, "verdict {} in place of {wanted}", tried.verdict);
+            samples.push(tried.took_ns as f64);
+        }
+        Ok(Quantiles::of(samples))
+    };
+    let mut forged = frame(Kind::Probe, PROBES + 1);
+    forged.set_heard(7);
+    let (forged_ns, foreign_ns) = (many(&packet(&forged), XDP_DROP)?, many(&foreign(), XDP_PASS)?);
+    let answered_net_ns = answered_ns.p50 - (Quantiles::of(empty).p50 - foreign_ns.p50);
+    Ok(Packets {
+        answered_net_ns,
+        probes_per_s_per_core: 1e9 / answered_net_ns,
+        answered_ns,
+        taken_ns,
+        forged_ns,
+        foreign_ns,
+        scan_ns: scans(&plane),
+    })
+}
+
+/// All cells as the scan likes them least: heard, unanswered, and none of them late.
+fn scans(plane: &KernelPlane) -> Quantiles {
+    let mut samples = Vec::new();
+    for _ in 0..SCANS {
+        for link in 0..LINKS_MAX as u8 {
+            for slot in 0..NODES_MAX as u8 {
+                plane.pretend(link, slot, boottime_ns());
+            }
+        }
+        thread::sleep(Duration::from_millis(3));
+        samples.push(plane.tick().scan_ns as f64);
+    }
+    Quantiles::of(samples)
+}
+
+fn plane() -> Result<KernelPlane> {
+    let object = ringbeat_ebpf_object::KERNEL.context("this build has no kernel programs")?;
+    let identity = Identity { slot: 0, cluster_id: 77, config_version: 1, key: KEY };
+    let links: Vec<PlaneLink> = (0..LINKS_MAX as u8)
+        .map(|id| PlaneLink {
+            id,
+            interface: "lo".to_owned(),
+            ifindex: 1,
+            port: PORT + u16::from(id),
+            interval_ns: 1_000_000,
+            deadline_ns: 4_000_000_000,
+        })
+        .collect();
+    Ok(KernelPlane::start(object, identity, &links[..1], Datapath::Generic, None)?)
+}
+
+fn frame(kind: Kind, sequence: u64) -> Frame {
+    let mut frame = Frame::new(kind);
+    frame.set_cluster_id(77);
+    frame.set_sender(1);
+    frame.set_incarnation(PEER);
+    frame.set_target_incarnation(OWN);
+    frame.set_sequence(sequence);
+    frame.set_stamp(1000 + sequence);
+    frame.set_returned(boottime_ns());
+    frame.seal(KEY);
+    frame
+}
+
+fn packet(frame: &Frame) -> Vec<u8> {
+    let udp = (8 + FRAME_BYTES) as u16;
+    let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x08, 0x00, 0x45, 0];
+    bytes.extend((20 + udp).to_be_bytes());
+    bytes.extend([0, 0, 0x40, 0, 64, 17, 0, 0, 10, 77, 0, 2, 10, 77, 0, 1]);
+    bytes.extend(PORT.to_be_bytes());
+    bytes.extend(PORT.to_be_bytes());
+    bytes.extend(udp.to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(frame.to_bytes());
+    bytes
+}
+
+/// A TCP segment's beginnings.
+fn foreign() -> Vec<u8> {
+    let mut bytes = packet(&Frame::default());
+    bytes[23] = 6;
+    bytes
+}
+
+/// Busy time with and without a quiet cluster.
+fn rest(args: &BenchArgs, profile: &str, seconds: u64) -> Result<AtRest> {
+    let wait = Duration::from_secs(seconds);
+    let busy = || -> Result<f64> {
+        let before = Ticks::read()?;
+        thread::sleep(wait);
+        Ok(Ticks::read()?.since(before).busy_pct_of_core())
+    };
+    let baseline_pct = busy()?;
+    let spec = LabSpec { name: args.name.clone(), profile: profile.to_owned(), ..LabSpec::default() };
+    let lab = Lab::up(spec)?;
+    let measured = (|| -> Result<AtRest> {
+        lab.start_all()?;
+        let (mut rss_kib, mut nodes) = (0, 0);
+        for node in lab.nodes() {
+            wait_for_peers(&node, "up", Duration::from_secs(20))?;
+            nodes += 1;
+        }
+        thread::sleep(Duration::from_secs(2));
+        let busy_pct = busy()?;
+        for node in lab.nodes() {
+            rss_kib = rss_kib.max(Client::connect(&node.socket()?)?.stats()?.rss_kib);
+        }
+        let cpu_pct_per_node = (busy_pct - baseline_pct) / f64::from(nodes);
+        Ok(AtRest { cpu_pct_per_node, baseline_pct, rss_mib: rss_kib as f64 / 1024.0 })
+    })();
+    lab.down()?;
+    measured
+}

@@ -1,0 +1,218 @@
+//! The machine under the bench: kept warm, loaded on purpose, and watched, so that its own stalls are told from ours.
+
+use std::{
+    fs,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use rustix::thread::{ClockId, clock_nanosleep_absolute};
+use rustix::time::{Timespec, clock_gettime};
+use serde::Serialize;
+
+use crate::sys::{
+    clock::boottime_ns,
+    sched::{Policy, cores, pin_to, set_policy},
+};
+
+/// A core that stands still for so long has stalled.
+const STALL_NS: u64 = 2_000_000;
+/// How often the monitor looks.
+const LOOK_NS: u64 = 500_000;
+/// The monitor's priority: above all that it watches.
+const MONITOR_PRIORITY: i32 = 98;
+const HOG_PRIORITY: i32 = 50;
+/// Stalls that are told one by one.
+const STALLS_SHOWN: usize = 20;
+
+/// A core that did not run even the highest priority for a while.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Stall {
+    /// When it ended, by the boot-time clock.
+    pub(super) until_ns: u64,
+    /// How long it was.
+    pub(super) ms: f64,
+    core: usize,
+}
+
+/// What is told of the machine beside each result.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct MachineReport {
+    cores: usize,
+    warm: bool,
+    busy_loops: usize,
+    fifo_hogs: usize,
+    loadavg: f64,
+    steal_pct: f64,
+    stalls: usize,
+    stall_max_ms: f64,
+    /// The longest ones.
+    longest: Vec<Stall>,
+}
+
+/// Threads that work or watch until this is dropped.
+pub(super) struct Machine {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+    stalls: Arc<Mutex<Vec<Stall>>>,
+    before: Ticks,
+    warm: bool,
+    busy_loops: usize,
+    fifo_hogs: usize,
+}
+
+impl Machine {
+    /// Warms, loads and watches: `load` busy loops a core, `hogs` real-time ones.
+    pub(super) fn start(warm: bool, load: usize, hogs: usize) -> Result<Self> {
+        let mut machine = Self {
+            stop: Arc::new(AtomicBool::new(false)),
+            threads: Vec::new(),
+            stalls: Arc::default(),
+            before: Ticks::read()?,
+            warm,
+            busy_loops: load * cores(),
+            fifo_hogs: hogs,
+        };
+        for core in 0..cores() {
+            let stalls = Arc::clone(&machine.stalls);
+            machine.spawn(move |stop| watch(core, &stalls, stop));
+            if warm {
+                machine.spawn(move |stop| spin(Some(core), Some(Policy::Idle), stop));
+            }
+        }
+        for _ in 0..machine.busy_loops {
+            machine.spawn(|stop| spin(None, None, stop));
+        }
+        for hog in 0..hogs {
+            machine.spawn(move |stop| spin(Some(hog % cores()), Some(Policy::Fifo(HOG_PRIORITY)), stop));
+        }
+        Ok(machine)
+    }
+
+    fn spawn(&mut self, work: impl FnOnce(&AtomicBool) + Send + 'static) {
+        let stop = Arc::clone(&self.stop);
+        self.threads.push(thread::spawn(move || work(&stop)));
+    }
+
+    /// The stalls so far.
+    pub(super) fn stalls(&self) -> Vec<Stall> {
+        self.stalls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is told of the machine.
+    pub(super) fn report(&self) -> Result<MachineReport> {
+        let mut longest = self.stalls();
+        longest.sort_by(|one, other| other.ms.total_cmp(&one.ms));
+        let (stalls, stall_max_ms) = (longest.len(), longest.first().map_or(0.0, |stall| stall.ms));
+        longest.truncate(STALLS_SHOWN);
+        let loadavg = fs::read_to_string("/proc/loadavg")?;
+        let loadavg = loadavg.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
+        Ok(MachineReport {
+            cores: cores(),
+            warm: self.warm,
+            busy_loops: self.busy_loops,
+            fifo_hogs: self.fifo_hogs,
+            loadavg,
+            steal_pct: Ticks::read()?.since(self.before).steal_pct(),
+            stalls,
+            stall_max_ms,
+            longest,
+        })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A busy loop. Real-time ones sleep a little each second, so that a forgotten one does not own the core.
+fn spin(core: Option<usize>, policy: Option<Policy>, stop: &AtomicBool) {
+    if core.is_some_and(|core| pin_to(core).is_err())
+        || policy.is_some_and(|policy| set_policy(policy).is_err())
+    {
+        eprintln!("a bench thread could not be scheduled as asked: {policy:?}");
+        return;
+    }
+    while !stop.load(Ordering::Relaxed) {
+        std::hint::spin_loop();
+    }
+}
+
+/// Sleeps in short steps at the highest priority; waking late means that the core stood still.
+fn watch(core: usize, stalls: &Mutex<Vec<Stall>>, stop: &AtomicBool) {
+    if pin_to(core).is_err() || set_policy(Policy::Fifo(MONITOR_PRIORITY)).is_err() {
+        eprintln!("the stall monitor has no real-time priority: its stalls are not the machine's alone");
+    }
+    let mut planned = monotonic_ns();
+    while !stop.load(Ordering::Relaxed) {
+        planned += LOOK_NS;
+        let at = Timespec {
+            tv_sec: (planned / 1_000_000_000).cast_signed(),
+            tv_nsec: (planned % 1_000_000_000).cast_signed(),
+        };
+        let _ = clock_nanosleep_absolute(ClockId::Monotonic, &at);
+        let late = monotonic_ns().saturating_sub(planned);
+        if late > STALL_NS {
+            let stall = Stall { until_ns: boottime_ns(), ms: late as f64 / 1e6, core };
+            stalls.lock().unwrap_or_else(PoisonError::into_inner).push(stall);
+            planned += late;
+        }
+    }
+}
+
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// The machine's CPU time, in ticks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ticks {
+    all: u64,
+    idle: u64,
+    steal: u64,
+}
+
+impl Ticks {
+    /// Now.
+    pub(super) fn read() -> Result<Self> {
+        let text = fs::read_to_string("/proc/stat")?;
+        let line = text.lines().next().context("/proc/stat is empty")?;
+        let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+        let at = |index: usize| ticks.get(index).copied().unwrap_or_default();
+        Ok(Self { all: ticks.iter().take(8).sum(), idle: at(3) + at(4), steal: at(7) })
+    }
+
+    /// From then to this.
+    pub(super) const fn since(self, then: Self) -> Self {
+        Self { all: self.all - then.all, idle: self.idle - then.idle, steal: self.steal - then.steal }
+    }
+
+    fn steal_pct(self) -> f64 {
+        if self.all == 0 { 0.0 } else { self.steal as f64 * 100.0 / self.all as f64 }
+    }
+
+    /// Busy time, in hundredths of one core.
+    pub(super) fn busy_pct_of_core(self) -> f64 {
+        if self.all == 0 {
+            return 0.0;
+        }
+        (self.all - self.idle) as f64 * 100.0 * cores() as f64 / self.all as f64
+    }
+}
+
+/// Sleeps a little, by a length that a counter varies, so that faults do not keep step with the beat.
+pub(super) fn drift(run: usize) {
+    // Steps of 137 µs over 4 ms: no multiple of any profile's interval.
+    thread::sleep(Duration::from_micros(20_000 + (run as u64 * 137) % 4000));
+}
