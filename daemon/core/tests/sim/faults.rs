@@ -50,6 +50,8 @@ pub(crate) struct Scenario {
     /// A second machine with this slot.
     pub(crate) duplicate_of: Option<u8>,
     pub(crate) end: u64,
+    /// Prints what is told.
+    pub(crate) is_loud: bool,
 }
 
 impl Scenario {
@@ -78,6 +80,7 @@ impl Scenario {
             has_adversary: random.permille(500),
             duplicate_of: random.permille(60).then(|| random.index(nodes) as u8),
             end: 0,
+            is_loud: false,
         };
         let machines = nodes + usize::from(scenario.duplicate_of.is_some());
         for machine in 0..machines {

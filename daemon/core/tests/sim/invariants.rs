@@ -152,6 +152,10 @@ impl World {
     }
 
     fn judge_told(&mut self, machine: usize, told: &Told) {
+        if self.scenario.is_loud {
+            let at = self.now as f64 / MS as f64;
+            println!("{at:>10.3} machine {machine} {} {:?} {:?}", told.kind.name(), told.slot, told.link);
+        }
         let by_handshake = matches!(
             told.kind,
             ToldKind::IncarnationRolledBack { .. }

@@ -38,7 +38,8 @@ fn seeds() -> std::ops::Range<u64> {
 fn run(seeds: impl Iterator<Item = u64>) -> BTreeMap<&'static str, u64> {
     let mut tellings = BTreeMap::new();
     for seed in seeds {
-        let scenario = Scenario::new(seed, Mutation::None, Broken::Nothing);
+        let mut scenario = Scenario::new(seed, Mutation::None, Broken::Nothing);
+        scenario.is_loud = setting("RINGBEAT_SEED").is_some();
         let world = World::run(&scenario);
         if let Some(objection) = &world.judge.objection {
             let faults = scenario.faults.iter().map(|(at, fault)| format!("  {at:>12} {fault:?}\n"));

@@ -7,7 +7,7 @@ mod calm;
 mod datapath;
 mod detect;
 mod machine;
-mod watch;
+pub(crate) mod watch;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
