@@ -83,7 +83,7 @@ impl Watch {
         let silence = self.heard_ns + deadline;
         let interval = self.interval_ns as u64;
         let lead = interval + interval / 2;
-        let unanswered = self.unanswered_ns + if deadline > lead { deadline - lead } else { 0 };
+        let unanswered = self.unanswered_ns + deadline.saturating_sub(lead);
         if silence > unanswered { silence } else { unanswered }
     }
 }

@@ -13,8 +13,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use ringbeat_control::{
-    ErrorReply, EventRecord, HandoverReport, LinkReport, PeerReport, Request, RequestLines, Response, Stats, Status,
-    code, encode, parse_request,
+    ErrorReply, EventRecord, HandoverReport, LinkReport, PeerReport, Request, RequestLines, Response, Stats,
+    Status, code, encode, parse_request,
 };
 use rustix::event::{EventfdFlags, eventfd};
 use serde::Serialize;
@@ -172,7 +172,9 @@ async fn converse(stream: &mut UnixStream, door: &Door) -> io::Result<()> {
             };
             match request {
                 Err(error) => write(stream, &Response::<()>::Error(error)).await?,
-                Ok(request @ Request::Events { follow: true, .. }) => return follow(stream, door, request).await,
+                Ok(request @ Request::Events { follow: true, .. }) => {
+                    return follow(stream, door, request).await;
+                }
                 Ok(request) => answer(stream, ask(door, request).await).await?,
             }
         }
@@ -188,7 +190,10 @@ async fn ask(door: &Door, request: Request) -> Reply {
     let (reply, answered) = oneshot::channel();
     match door.queue.try_send(Ask { request, reply }) {
         Err(TrySendError::Full(_)) => {
-            return Reply::Error(ErrorReply::new(code::BUSY, "the daemon is behind with its answers; ask again"));
+            return Reply::Error(ErrorReply::new(
+                code::BUSY,
+                "the daemon is behind with its answers; ask again",
+            ));
         }
         Err(TrySendError::Disconnected(_)) => {
             return Reply::Error(ErrorReply::new(code::INTERNAL, "the daemon is stopping"));

@@ -19,12 +19,14 @@ pub struct Journal {
     told: u64,
 }
 
-impl Journal {
+impl Default for Journal {
     /// An empty one.
-    pub fn new() -> Self {
+    fn default() -> Self {
         Self { kept: VecDeque::new(), news: broadcast::channel(LAG_MAX).0, told: 0 }
     }
+}
 
+impl Journal {
     /// Where followers listen.
     pub fn news(&self) -> broadcast::Sender<Arc<EventRecord>> {
         self.news.clone()
@@ -104,7 +106,7 @@ mod tests {
 
     #[test]
     fn keeps_the_newest() {
-        let mut journal = Journal::new();
+        let mut journal = Journal::default();
         for _ in 0..KEPT_MAX + 5 {
             journal.tell(event("peer_up"));
         }

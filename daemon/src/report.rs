@@ -87,7 +87,8 @@ fn links(runtime: &Runtime) -> Vec<LinkReport> {
         let (mode, why) = started.plane.mode(link.id());
         let (send_errors, last) = started.book.send_errors(link.id());
         let fault = runtime.faults[index];
-        let standard = link.interval_us() == link.profile().interval_us() && link.count() == link.profile().count();
+        let standard =
+            link.interval_us() == link.profile().interval_us() && link.count() == link.profile().count();
         LinkReport {
             id: link.id(),
             interface: link.interface().to_owned(),
@@ -154,7 +155,10 @@ fn edge_state(runtime: &Runtime, link: u8, slot: u8) -> EdgeState {
 fn peers(runtime: &Runtime) -> Vec<PeerReport> {
     let own = runtime.started.identity.slot;
     let nodes = runtime.started.config.nodes();
-    nodes.iter().map(|node| if node.slot() == own { myself(runtime) } else { peer(runtime, node.slot()) }).collect()
+    nodes
+        .iter()
+        .map(|node| if node.slot() == own { myself(runtime) } else { peer(runtime, node.slot()) })
+        .collect()
 }
 
 fn myself(runtime: &Runtime) -> PeerReport {
@@ -192,7 +196,9 @@ fn peer(runtime: &Runtime, slot: u8) -> PeerReport {
         daemon_age_ms: newest.map(|there| f64::from(there.daemon_age_us) / 1000.0),
         config_version: newest.map(|there| there.config_version),
         view: "none".to_owned(),
-        links: links.map(|link| PeerLink { id: link.id, state: edge_state(runtime, link.id, slot) }).collect(),
+        links: links
+            .map(|link| PeerLink { id: link.id, state: edge_state(runtime, link.id, slot) })
+            .collect(),
         hears: row.map_or_else(Vec::new, |(heard, _)| ids(heard)),
         row_age_ms: row.and_then(|(_, received)| ago_ms(received)),
         own: false,

@@ -18,7 +18,6 @@ use ringbeat_core::graph::Graph;
 use ringbeat_core::handshake::{self, Handshake};
 use ringbeat_core::told::{Told, ToldKind};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::time::Timespec;
 
 use crate::carrier::{self, Carrier};
 use crate::control::Ask;
@@ -27,7 +26,7 @@ use crate::plane::Plane;
 use crate::report;
 use crate::sockets::LinkSockets;
 use crate::start::Started;
-use crate::sys::clock::boot_ns;
+use crate::sys::clock::{boot_ns, timespec};
 
 /// The longest sleep: the beat must be younger than what peers call stalled, by far.
 const BEAT_NS: u64 = 20_000_000;
@@ -104,7 +103,8 @@ fn listen_for_signals(wake: Arc<OwnedFd>, asked: Arc<AtomicBool>) -> std::io::Re
     std::thread::Builder::new().name("ringbeat-signal".to_owned()).spawn(move || {
         runtime.block_on(async {
             use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+            let (Ok(mut term), Ok(mut int)) =
+                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
             else {
                 tracing::error!("SIGTERM and SIGINT are not heard");
                 return;
@@ -213,8 +213,7 @@ impl Runtime {
         for at in timeouts.into_iter().flatten() {
             until_ns = until_ns.min(at);
         }
-        let left = until_ns.saturating_sub(now_ns);
-        let timeout = Timespec { tv_sec: (left / 1_000_000_000) as i64, tv_nsec: (left % 1_000_000_000) as i64 };
+        let timeout = timespec(until_ns.saturating_sub(now_ns));
         let mut fds = vec![
             PollFd::from_borrowed_fd(self.started.plane.events_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.started.asks.fd(), PollFlags::IN),
@@ -247,6 +246,9 @@ impl Runtime {
             self.take_events(now_ns);
             self.look_over_cells(now_ns, true);
             self.learn_rows();
+            if let Plane::Kernel(plane) = &mut self.started.plane {
+                plane.listen();
+            }
         }
         self.carry_out(now_ns);
     }

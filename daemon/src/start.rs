@@ -85,7 +85,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
             Refusal::new(Exit::State, &error)
         })?,
     };
-    let journal = Journal::new();
+    let journal = Journal::default();
     let socket = config.cluster().control();
     let asks = control::start(socket, journal.news()).map_err(|error| {
         Refusal::because(Exit::Failed, format!("the control socket {}: {error}", socket.display()))
@@ -247,7 +247,8 @@ fn kernel_plane(
             return Err(Refusal::new(Exit::Pins, &error));
         }
         Err(error) => {
-            warnings.push(format!("nothing is pinned, so a killed daemon is seen as silence: {}", chain(&error)));
+            warnings
+                .push(format!("nothing is pinned, so a killed daemon is seen as silence: {}", chain(&error)));
             tracing::warn!(error = chain(&error), "nothing is pinned");
             None
         }

@@ -30,7 +30,8 @@ fn plane() -> Option<KernelPlane> {
     let made = ringbeat_ebpf_object::KERNEL
         .ok_or_else(|| "no kernel programs in this build".to_owned())
         .and_then(|object| {
-            KernelPlane::start(object, identity, &[link], Datapath::Generic, None).map_err(|error| chain(&error))
+            KernelPlane::start(object, identity, &[link], Datapath::Generic, None)
+                .map_err(|error| chain(&error))
         });
     match made {
         Ok(mut plane) => {
@@ -209,12 +210,34 @@ fn everything_else_passes_untouched() {
     change("another port", 37, 0x1e);
     change("another length in the UDP header", 39, 129);
     change("another magic", 42, b'X');
-    odd.push(("for another node", packet(&{ let mut f = probe(1); f.set_target(3); f.seal(KEY); f }, PLAIN)));
+    odd.push((
+        "for another node",
+        packet(
+            &{
+                let mut f = probe(1);
+                f.set_target(3);
+                f.seal(KEY);
+                f
+            },
+            PLAIN,
+        ),
+    ));
     for length in (14..whole.len()).step_by(7) {
         odd.push(("truncated", whole[..length].to_vec()));
     }
     odd.push(("two VLAN tags", [&whole[..12], &[0x81, 0, 0, 1, 0x81, 0, 0, 2], &whole[12..]].concat()));
-    odd.push(("the handshake", packet(&{ let mut f = probe(1); f.set_kind(Kind::Hello as u8); f.seal(KEY); f }, PLAIN)));
+    odd.push((
+        "the handshake",
+        packet(
+            &{
+                let mut f = probe(1);
+                f.set_kind(Kind::Hello as u8);
+                f.seal(KEY);
+                f
+            },
+            PLAIN,
+        ),
+    ));
     for (name, bytes) in odd {
         let tried = plane.try_out(&bytes, 1).expect("run");
         assert_eq!((tried.verdict, &tried.after), (PASS, &bytes), "{name}");

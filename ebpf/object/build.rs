@@ -18,7 +18,9 @@ fn main() {
     match missing().map_or_else(|| compile(&root), Err) {
         Ok(()) => println!("cargo:rustc-cfg=bpf_programs"),
         Err(why) => {
-            println!("cargo:warning=no kernel programs in this build: {why}; `cargo xtask setup` brings the tools");
+            println!(
+                "cargo:warning=no kernel programs in this build: {why}; `cargo xtask setup` brings the tools"
+            );
             println!("cargo:rustc-env=RINGBEAT_BPF_MISSING={why}");
         }
     }
@@ -53,7 +55,16 @@ fn compile(root: &Path) -> Result<(), String> {
     let mut cargo = Command::new(env::var_os("CARGO").expect("cargo sets it"));
     cargo
         .current_dir(root)
-        .args(["build", "--release", "--package", "ringbeat-ebpf", "--bins", "-Zbuild-std=core", "--target", TARGET])
+        .args([
+            "build",
+            "--release",
+            "--package",
+            "ringbeat-ebpf",
+            "--bins",
+            "-Zbuild-std=core",
+            "--target",
+            TARGET,
+        ])
         .arg("--target-dir")
         .arg(&target_dir)
         .env("RUSTC_BOOTSTRAP", "1")

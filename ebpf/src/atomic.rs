@@ -12,9 +12,7 @@ use core::ptr;
 #[inline(always)]
 pub unsafe fn swap(at: *mut u64, old: u64, new: u64) -> bool {
     // SAFETY: the caller's.
-    unsafe {
-        atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(at, old, new).1
-    }
+    unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(at, old, new).1 }
 }
 
 /// Adds, and gives the sum.

@@ -6,8 +6,8 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_boot_ns, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes,
-    bpf_spin_lock, bpf_spin_unlock,
+    bpf_ktime_get_boot_ns, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_spin_lock,
+    bpf_spin_unlock,
 };
 use aya_ebpf::programs::TcContext;
 use ringbeat_common::compose::{Address, compose};

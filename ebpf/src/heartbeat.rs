@@ -9,7 +9,8 @@ use core::ptr::addr_of;
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_spin_lock, bpf_spin_unlock, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
+    bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_spin_lock, bpf_spin_unlock, bpf_xdp_load_bytes,
+    bpf_xdp_store_bytes,
 };
 use aya_ebpf::programs::XdpContext;
 use ringbeat_common::compose::{Address, compose};

@@ -45,6 +45,8 @@ pub fn heartbeat(ctx: XdpContext) -> u32 {
         Outcome::Taken => xdp_action::XDP_DROP,
         Outcome::Dropped(reason, link) => {
             maps::count_drop(link, reason);
+            #[cfg(feature = "log")]
+            aya_log_ebpf::debug!(&ctx, "link {}: a frame dropped, reason {}", link, reason as u32);
             xdp_action::XDP_DROP
         }
     }

@@ -104,9 +104,9 @@ impl KernelPlane {
                 let mut parts = name.split('-').skip(1).map(str::parse::<u32>);
                 let (id, ifindex) = (parts.next(), parts.next());
                 known.contains(&name)
-                    || own.iter().any(|link| {
-                        id == Some(Ok(u32::from(link.id))) && ifindex == Some(Ok(link.ifindex))
-                    })
+                    || own
+                        .iter()
+                        .any(|link| id == Some(Ok(u32::from(link.id))) && ifindex == Some(Ok(link.ifindex)))
             });
         }
         plane.loaded.attach_obituaries(pins)?;
@@ -203,7 +203,8 @@ impl KernelPlane {
         let index = cell(link, slot);
         self.watch_word(index, offset_of!(Watch, heard_ns)).store(heard_ns, Ordering::SeqCst);
         self.watch_word(index, offset_of!(Watch, unanswered_ns)).store(heard_ns, Ordering::SeqCst);
-        self.watch_word(index, offset_of!(Watch, state)).store(state::WATCHED | state::HEARD, Ordering::SeqCst);
+        self.watch_word(index, offset_of!(Watch, state))
+            .store(state::WATCHED | state::HEARD, Ordering::SeqCst);
     }
 
     /// See [`Loaded::try_out`].
@@ -249,6 +250,11 @@ impl KernelPlane {
     pub fn next_event(&mut self) -> Option<Event> {
         let item = self.events.next()?;
         event_of(&item)
+    }
+
+    /// See [`Loaded::listen`].
+    pub fn listen(&mut self) {
+        self.loaded.listen();
     }
 
     /// See [`super::Plane::events_fd`].

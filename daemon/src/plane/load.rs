@@ -9,9 +9,11 @@ use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{
-    ProgramError, RawTracePoint, RawTracePointRunOptions, SchedClassifier, TcAttachType, TestRun, TestRunOptions, Xdp,
+    ProgramError, RawTracePoint, RawTracePointRunOptions, SchedClassifier, TcAttachType, TestRun,
+    TestRunOptions, Xdp,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
+use aya_log::EbpfLogger;
 use ringbeat_config::Datapath;
 use thiserror::Error;
 
@@ -91,6 +93,8 @@ pub struct Loaded {
     ebpf: Ebpf,
     /// Links that are not pinned live as long as this.
     held: Vec<FdLink>,
+    /// What the programs of a debug build say; those of a release build say nothing.
+    said: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Loaded {
@@ -102,7 +106,9 @@ impl Loaded {
                 loader.map_pin_path(name, pins.path(name));
             }
         }
-        let mut loaded = Self { ebpf: loader.load(object)?, held: Vec::new() };
+        let mut ebpf = loader.load(object)?;
+        let said = EbpfLogger::init(&mut ebpf).ok();
+        let mut loaded = Self { ebpf, held: Vec::new(), said };
         for name in ["heartbeat", "arm"] {
             loaded.xdp(name)?.load().map_err(|source| LoadError::Program { name, source })?;
         }
@@ -111,6 +117,13 @@ impl Loaded {
             loaded.tracepoint(name)?.load().map_err(|source| LoadError::Program { name, source })?;
         }
         Ok(loaded)
+    }
+
+    /// Hands what the programs have said to the log.
+    pub fn listen(&mut self) {
+        if let Some(said) = &mut self.said {
+            said.flush();
+        }
     }
 
     /// Takes a map out of the object.

@@ -82,7 +82,7 @@ pub struct Pins {
 impl Pins {
     /// The folder for a cluster, made if it is not there; refuses what it cannot take over.
     pub fn open(bpffs: &Path, cluster: &str) -> Result<Self, PinError> {
-        let is_bpffs = statfs(bpffs).is_ok_and(|fs| fs.f_type as i64 == BPFFS_MAGIC);
+        let is_bpffs = statfs(bpffs).is_ok_and(|fs| fs.f_type == BPFFS_MAGIC);
         if !is_bpffs {
             return Err(PinError::NoBpffs(bpffs.display().to_string()));
         }

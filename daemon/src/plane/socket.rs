@@ -15,13 +15,12 @@ use ringbeat_common::frame::{FRAME_BYTES, Frame};
 use ringbeat_common::maps::Tick;
 use ringbeat_common::slot::Slot;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::time::Timespec;
 
 use super::table::{EVENTS_MAX, Outcome, Table};
 use super::{CellReading, Identity, Mode, PlaneLink};
 use crate::probe::{Book, Pace};
 use crate::sockets::LinkSockets;
-use crate::sys::clock::boot_ns;
+use crate::sys::clock::{boot_ns, timespec};
 
 /// Frames taken from one socket before the others have their turn.
 const BURST_MAX: usize = 64;
@@ -178,11 +177,7 @@ fn run(shared: &Shared, sockets: &[Arc<LinkSockets>], book: &Book) {
         wake_if_any(shared);
         now_ns = boot_ns();
         let next_ns = pace.iter().map(Pace::next_ns).min().unwrap_or(u64::MAX).min(tick_ns);
-        let timeout = next_ns.saturating_sub(now_ns);
-        let timeout = Timespec {
-            tv_sec: i64::try_from(timeout / 1_000_000_000).unwrap_or(1),
-            tv_nsec: (timeout % 1_000_000_000) as i64,
-        };
+        let timeout = timespec(next_ns.saturating_sub(now_ns));
         let mut polled: Vec<PollFd<'_>> = sockets
             .iter()
             .flat_map(|link| [link.own(), link.everyone()])

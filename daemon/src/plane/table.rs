@@ -10,7 +10,9 @@ use ringbeat_common::drops::{DROPS_MAX, Drop};
 use ringbeat_common::event::Event;
 use ringbeat_common::frame::{Frame, Kind, VERSION};
 use ringbeat_common::histogram::Histogram;
-use ringbeat_common::limits::{LINKS_MAX, NODES_MAX, SLOTS_MAX, TICK_LATE_NS, TICK_MAX_NS, TICK_MIN_NS, cell};
+use ringbeat_common::limits::{
+    LINKS_MAX, NODES_MAX, SLOTS_MAX, TICK_LATE_NS, TICK_MAX_NS, TICK_MIN_NS, cell,
+};
 use ringbeat_common::maps::{Counters, Latch, Node, Tick, Trips, latch};
 use ringbeat_common::slot::{Local, Slot, Snapshot};
 use ringbeat_common::watch::{Watch, after_proof, state};
@@ -55,7 +57,8 @@ pub struct Table {
 impl Table {
     /// A closed table.
     pub fn new(identity: Identity, links: &[PlaneLink]) -> Self {
-        let empty = Trips { round_trip: Histogram::EMPTY, jitter: Histogram::EMPTY, silence: Histogram::EMPTY };
+        let empty =
+            Trips { round_trip: Histogram::EMPTY, jitter: Histogram::EMPTY, silence: Histogram::EMPTY };
         let node = Node {
             slot: u64::from(identity.slot),
             cluster_id: identity.cluster_id,
@@ -182,7 +185,7 @@ impl Table {
         let trips = &mut self.trips[index];
         trips.round_trip.record(now_ns.wrapping_sub(frame.returned()).wrapping_sub(there));
         if before != 0 {
-            trips.jitter.record((transit as i64).wrapping_sub(before as i64).unsigned_abs());
+            trips.jitter.record(transit.cast_signed().wrapping_sub(before.cast_signed()).unsigned_abs());
         }
     }
 

@@ -85,7 +85,10 @@ impl<T> Drop for Mapped<T> {
     fn drop(&mut self) {
         // SAFETY: the mapping that `new` made; nothing borrowed from it outlives `self`.
         unsafe {
-            let _ = munmap(self.start.as_ptr().cast(), (self.words * 8).next_multiple_of(rustix::param::page_size()));
+            let _ = munmap(
+                self.start.as_ptr().cast(),
+                (self.words * 8).next_multiple_of(rustix::param::page_size()),
+            );
         }
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Judge {
     /// The last of peer_up, peer_down and their like, by machine and slot.
     last: BTreeMap<(usize, u8), ToldKind>,
     lost: BTreeMap<(usize, u8, u8), u64>,
+    /// All incarnations that a machine has accepted of a slot.
+    accepted: BTreeMap<(usize, u8), Vec<u64>>,
     own_links: BTreeMap<(usize, Option<u8>), bool>,
     seqs: BTreeMap<(usize, bool), u64>,
 }
@@ -54,6 +56,7 @@ impl Judge {
         self.proven.retain(|key, _| key.0 != machine);
         self.last.retain(|key, _| key.0 != machine);
         self.lost.retain(|key, _| key.0 != machine);
+        self.accepted.retain(|key, _| key.0 != machine);
         self.own_links.retain(|key, _| key.0 != machine);
         self.seqs.retain(|key, _| key.0 != machine);
     }
@@ -71,12 +74,14 @@ impl World {
         self.scenario.plan.links[0].deadline_ns
     }
 
-    /// A frame was taken in; the world sees for itself whether it proves life.
-    pub(crate) fn judge_frame(&mut self, machine: usize, packet: &Packet, proves: bool) {
-        if packet.is_replay {
-            if proves {
-                self.object(machine, "a replayed frame proved life");
-            }
+    /// A frame was taken in, or not; the world sees for itself whether it proves life.
+    pub(crate) fn judge_frame(&mut self, machine: usize, packet: &Packet, taken: Option<bool>) {
+        let proves = taken == Some(true);
+        if packet.is_replay && proves {
+            self.object(machine, "a replayed frame proved life");
+        }
+        // What came before its sender was accepted was not taken in then, and may be now.
+        if packet.is_replay && taken.is_none() {
             return;
         }
         let frame = &packet.frame;
@@ -89,8 +94,7 @@ impl World {
         let had = self.had.entry(key).or_insert((packet.sent, accepted));
         *had = (*had).max((packet.sent, accepted));
         let is_fresh = |(left, life): (u64, u64)| life == own && self.now - left <= self.deadline();
-        let echoes = packet.echo.is_some_and(is_fresh);
-        if echoes {
+        if packet.echo.is_some_and(is_fresh) {
             self.judge.proven.insert(key, self.now);
         } else if proves && packet.echo.is_none_or(|(_, life)| life != own) {
             self.object(machine, "a frame proved life that echoes nothing of this life");
@@ -104,28 +108,18 @@ impl World {
         match effect {
             Effect::Send { .. } => {}
             Effect::Accepted { slot, incarnation, by_replay } => {
-                let view =
-                    self.machines[machine].daemon.as_ref().map(|daemon| daemon.handshake.peer_view(*slot));
                 if *by_replay {
                     self.object(machine, "a replayed message was believed");
-                } else if view.is_some_and(|view| view.incarnation != Some(*incarnation)) {
-                    // Two acceptances in one run of the loop; the newer one stands.
                 }
                 let key = (machine, *slot);
                 self.judge.proven.retain(|proven, _| (proven.0, proven.2) != key);
                 self.had.retain(|had, _| (had.0, had.2) != key);
                 self.judge.lost.retain(|lost, _| (lost.0, lost.1) != key);
-                // The detector tells of a restart; whoever is accepted over and over is not restarted.
-                if let Some(ToldKind::PeerRestarted { previous }) = self.judge.last.get(&key)
-                    && previous == incarnation
-                    && self.scenario.duplicate_of.is_none()
-                {
-                    self.object(machine, "an incarnation of old was accepted again");
-                }
-                let accepted = self.machines[machine].kernel.as_ref().map(|kernel| kernel.accepted(*slot));
-                let known = self.accepted_before(machine, *slot, *incarnation);
-                if known && accepted == Some(*incarnation) {
-                    self.object(machine, "an accepted incarnation was accepted once more");
+                let accepted = self.judge.accepted.entry(key).or_default();
+                let is_known = accepted.contains(incarnation);
+                accepted.push(*incarnation);
+                if is_known {
+                    self.object(machine, "an incarnation was accepted twice");
                 }
             }
             Effect::Told { told, by_replay } => {
@@ -143,12 +137,6 @@ impl World {
                 }
             }
         }
-    }
-
-    /// Remembers an acceptance; true if the same one was the last already.
-    fn accepted_before(&mut self, machine: usize, slot: u8, incarnation: u64) -> bool {
-        let key = (machine, usize::MAX, slot);
-        self.had.insert(key, (0, incarnation)).is_some_and(|(_, before)| before == incarnation)
     }
 
     fn judge_told(&mut self, machine: usize, told: &Told) {
@@ -291,7 +279,6 @@ impl World {
         let of_slot = self.machines.iter().filter(|machine| machine.slot == slot);
         let is_recent = |halted: u64| halted + for_ns > self.now;
         of_slot.into_iter().any(|machine| machine.paused || machine.halted.is_some_and(is_recent))
-            || self.judge.killed.iter().any(|_| false)
     }
 
     fn state(&self, by: usize, of: usize) -> Option<PeerState> {
@@ -358,7 +345,7 @@ impl World {
                 .iter()
                 .any(|key| self.paths.get(key).is_some_and(|path| path.is_cut))
         };
-        if (0..self.scenario.plan.links.len()).all(is_cut) {
+        if self.scenario.duplicate_of.is_none() && (0..self.scenario.plan.links.len()).all(is_cut) {
             // The echo that is still under way is as old as a deadline at most.
             let bound = self.silence_bound(one).max(self.silence_bound(other)) + self.deadline();
             self.promise(self.now + bound, Promise::Isolated { one, other, since: self.now });

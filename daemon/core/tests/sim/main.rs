@@ -41,6 +41,20 @@ fn run(seeds: impl Iterator<Item = u64>) -> BTreeMap<&'static str, u64> {
         let mut scenario = Scenario::new(seed, Mutation::None, Broken::Nothing);
         scenario.is_loud = setting("RINGBEAT_SEED").is_some();
         let world = World::run(&scenario);
+        if scenario.is_loud {
+            println!("{:?} loss {}", scenario.plan.links, scenario.loss_permille);
+            for machine in &world.machines {
+                let Some(d) = &machine.daemon else { continue };
+                println!(
+                    "{} {:?} {:?} wake {:?} next {:?}",
+                    machine.slot,
+                    d.handshake.counters(),
+                    d.detector.counters(),
+                    machine.wake_at,
+                    d.handshake.next_timeout().map(|t| machine.truth(t))
+                );
+            }
+        }
         if let Some(objection) = &world.judge.objection {
             let faults = scenario.faults.iter().map(|(at, fault)| format!("  {at:>12} {fault:?}\n"));
             panic!("seed {seed}: {objection}\n{}", faults.collect::<String>());

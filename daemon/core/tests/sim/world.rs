@@ -138,6 +138,9 @@ impl World {
             // A processor that stands still does it all afterwards, in whatever order.
             let after = frozen_until + self.random.within(1, 200_000);
             if let What::Wake { machine } = what {
+                if self.machines[machine].wake_at != Some(self.now) {
+                    return;
+                }
                 self.machines[machine].wake_at = Some(after);
             }
             self.at(after, what);
@@ -147,7 +150,8 @@ impl World {
             What::Beat { machine, life } => self.beat(machine, life),
             What::Tick { machine, incarnation } => self.tick(machine, incarnation),
             What::Wake { machine } => {
-                if self.machines[machine].wake_at == Some(self.now) && !self.machines[machine].paused {
+                let subject = &self.machines[machine];
+                if subject.wake_at == Some(self.now) && subject.daemon.is_some() && !subject.paused {
                     let effects = self.machines[machine].wake(&self.scenario.plan, self.now);
                     self.carry_out(machine, effects);
                 }
@@ -274,7 +278,8 @@ impl World {
         }
         let taken = kernel.receive(&frame, local_ns);
         let has_events = !kernel.events.is_empty();
-        self.judge_frame(machine, &packet, matches!(taken, Ok((true, _))));
+        let proves = taken.as_ref().ok().map(|(proves, _)| *proves);
+        self.judge_frame(machine, &packet, proves);
         if has_events {
             self.wake_soon(machine);
         }

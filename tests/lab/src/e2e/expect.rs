@@ -179,14 +179,6 @@ impl Ear {
         Ok(())
     }
 
-    /// Fails if anything told so far is forbidden.
-    pub(super) fn told_none(&mut self, is_forbidden: impl Fn(&EventRecord) -> bool) -> Result<()> {
-        self.drain()?;
-        let bad = self.told.iter().find(|event| is_forbidden(event));
-        ensure!(bad.is_none(), "{} told {:?}: {}", self.node, bad.map(name), self.all());
-        Ok(())
-    }
-
     /// Everything told so far.
     pub(super) fn told(&mut self) -> Result<&[EventRecord]> {
         self.drain()?;
@@ -251,6 +243,17 @@ impl Ears {
         for ear in &mut self.0 {
             for what in all {
                 heard.push(ear.hears(what)?);
+            }
+        }
+        Ok(heard)
+    }
+
+    /// The same, of these nodes only.
+    pub(super) fn hear_from(&mut self, nodes: &[&str], all: &[&str]) -> Result<Vec<EventRecord>> {
+        let mut heard = Vec::new();
+        for node in nodes {
+            for what in all {
+                heard.push(self.of(node)?.hears(what)?);
             }
         }
         Ok(heard)
