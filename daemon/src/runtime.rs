@@ -78,13 +78,14 @@ pub fn run(started: Started) -> Result<(), Refusal> {
     listen_for_signals(Arc::clone(&wake), Arc::clone(&asked))
         .map_err(|error| Refusal::because(Exit::Failed, format!("no signals: {error}")))?;
     let mut runtime = Runtime::new(started);
-    runtime.open();
+    runtime.open()?;
     loop {
         runtime.wait(&wake);
         let now_ns = boot_ns();
         runtime.started.plane.beat(now_ns);
         runtime.take_all(now_ns);
         runtime.take_timeouts(now_ns);
+        runtime.end_handover(now_ns);
         runtime.answer_all();
         if asked.swap(false, Ordering::AcqRel) {
             runtime.leave(now_ns);
@@ -167,10 +168,10 @@ impl Runtime {
     }
 
     /// Takes over the peers of a daemon that handed over, then opens.
-    fn open(&mut self) {
-        let now_ns = boot_ns();
+    fn open(&mut self) -> Result<(), Refusal> {
         let incarnation = self.started.incarnation;
-        self.started.plane.open(incarnation);
+        self.started.plane.open(incarnation).map_err(|error| Refusal::new(Exit::Failed, &error))?;
+        let now_ns = boot_ns();
         self.started.plane.beat(now_ns);
         if self.started.adopted {
             self.adopt(now_ns);
@@ -182,6 +183,7 @@ impl Runtime {
         let node = self.started.config.own().name();
         let adopted = self.started.adopted;
         tracing::info!(node, incarnation = %said, adopted, "open");
+        Ok(())
     }
 
     /// The peers whose incarnations the pinned slots hold, in the state that their cells are in.
@@ -549,6 +551,14 @@ impl Runtime {
         event.text = Some(format!("this daemon may be away for {ms} ms"));
         self.started.journal.tell(event);
         until_ns
+    }
+
+    /// A hand-over that was announced and did not come is over.
+    fn end_handover(&mut self, now_ns: u64) {
+        if self.handover_until_ns != 0 && now_ns >= self.handover_until_ns && self.leave_at_ns.is_none() {
+            self.handover_until_ns = 0;
+            self.say();
+        }
     }
 
     /// Whether this node takes part.

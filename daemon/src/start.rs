@@ -76,14 +76,13 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let book = Arc::new(Book::default());
     let mut warnings = Vec::new();
     let granted = Arc::new(Mutex::new(prepare_realtime(&config)));
-    let (mut plane, pins) = plane(&config, identity, &links, &sockets, &book, &granted, &mut warnings)?;
+    let (plane, pins) = plane(&config, identity, &links, &sockets, &book, &granted, &mut warnings)?;
     let adopted = if let Plane::Kernel(kernel) = &plane { kernel.adopted() } else { None };
     let incarnation = match adopted {
         Some(incarnation) => incarnation,
-        None => incarnation::next(config.cluster().state()).map_err(|error| {
-            plane.close();
-            Refusal::new(Exit::State, &error)
-        })?,
+        None => {
+            incarnation::next(config.cluster().state()).map_err(|error| Refusal::new(Exit::State, &error))?
+        }
     };
     let journal = Journal::default();
     let socket = config.cluster().control();

@@ -35,7 +35,7 @@ fn plane() -> Option<KernelPlane> {
         });
     match made {
         Ok(mut plane) => {
-            plane.open(OWN);
+            plane.open(OWN).expect("opened");
             plane.accept(1, PEER).expect("accepted");
             Some(plane)
         }

@@ -23,16 +23,14 @@ pub enum Mutation {
     DampingForever,
     /// A stalled daemon never fails.
     StallForever,
-    /// Events of an earlier life count.
-    OldLifeCounts,
     /// A Hello alone is believed.
     HelloBelieved,
     /// A nonce is used again after a success.
     NonceKept,
     /// An incarnation is accepted over and over.
     AcceptRepeated,
-    /// Hellos end with the own acceptance, not with the peer's life.
-    HelloEndsEarly,
+    /// A Hello is not repeated.
+    HelloOnce,
     /// Nobody looks for a second machine with the own slot.
     OwnSlotIgnored,
     /// A machine that knows itself to be a duplicate no longer answers the other.

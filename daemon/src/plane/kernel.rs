@@ -37,7 +37,10 @@ pub struct KernelPlane {
     trips: Mapped<Trips>,
     drops: Mapped<Drops>,
     slots: Array<MapData, Value<Slot>>,
+    keys: Array<MapData, [u64; 2]>,
+    link_table: Mapped<Link>,
     events: RingBuf<MapData>,
+    identity: Identity,
     links: Vec<PlaneLink>,
     modes: Vec<(u8, Mode, Option<String>)>,
     /// The incarnation of a former daemon whose hand-over was taken up.
@@ -59,7 +62,7 @@ fn array<V: aya::Pod>(loaded: &mut Loaded, name: &'static str) -> Result<Array<M
 }
 
 impl KernelPlane {
-    /// Loads, closes or takes over, and attaches.
+    /// Loads and attaches. What a former daemon left goes on as it is until [`Self::open`].
     pub fn start(
         object: &[u8],
         identity: Identity,
@@ -71,8 +74,6 @@ impl KernelPlane {
         let mut loaded = Loaded::new(object, pins)?;
         let events = RingBuf::try_from(loaded.take("EVENTS")?)
             .map_err(|error| LoadError::Map { name: "EVENTS", why: chain(&error) })?;
-        let mut keys: Array<MapData, [u64; 2]> = array(&mut loaded, "KEYS")?;
-        let link_table: Mapped<Link> = mapped(&mut loaded, "LINKS", LINKS_MAX)?;
         let mut plane = Self {
             node: mapped(&mut loaded, "NODE", 1)?,
             latch: Arc::new(mapped(&mut loaded, "LATCH", 1)?),
@@ -82,22 +83,17 @@ impl KernelPlane {
             trips: mapped(&mut loaded, "TRIPS", SLOTS_MAX)?,
             drops: mapped(&mut loaded, "DROPS", LINKS_MAX)?,
             slots: array(&mut loaded, "SLOTS")?,
+            keys: array(&mut loaded, "KEYS")?,
+            link_table: mapped(&mut loaded, "LINKS", LINKS_MAX)?,
             events,
+            identity,
             links: links.to_vec(),
             modes: Vec::new(),
             adopted: None,
             found_pins,
             loaded,
         };
-        plane.adopted = plane.adoptable(identity, links, &link_table);
-        if plane.adopted.is_none() {
-            plane.clear().map_err(|error| LoadError::Map { name: "SLOTS", why: chain(&error) })?;
-        }
-        for id in 0..KEYS_MAX as u32 {
-            let key = if id == 0 { identity.key } else { [0; 2] };
-            keys.set(id, key, 0).map_err(|error| LoadError::Map { name: "KEYS", why: chain(&error) })?;
-        }
-        plane.configure(identity, &link_table);
+        plane.adopted = plane.adoptable();
         if let Some(pins) = pins {
             let (own, known) = (links.to_vec(), ["obituary", "obituary_exec"]);
             pins.remove_links(|name| {
@@ -119,11 +115,12 @@ impl KernelPlane {
     }
 
     /// The incarnation to go on as, if a planned hand-over is waiting for exactly this node on exactly these links.
-    fn adoptable(&self, identity: Identity, links: &[PlaneLink], table: &Mapped<Link>) -> Option<u64> {
+    fn adoptable(&self) -> Option<u64> {
+        let identity = self.identity;
         let (node, latch) = (self.node.copy(0), self.latch.copy(0));
         let same_links = (0..LINKS_MAX).all(|index| {
-            let there = table.copy(index);
-            links.iter().find(|link| usize::from(link.id) == index).map_or(there.ifindex == 0, |link| {
+            let there = self.link_table.copy(index);
+            self.links.iter().find(|link| usize::from(link.id) == index).map_or(there.ifindex == 0, |link| {
                 there.ifindex == link.ifindex
                     && there.port == u32::from(link.port)
                     && there.deadline_ns == link.deadline_ns
@@ -158,7 +155,11 @@ impl KernelPlane {
         Ok(())
     }
 
-    fn configure(&self, identity: Identity, table: &Mapped<Link>) {
+    /// Writes what this node is, into the closed plane.
+    fn configure(&mut self) -> Result<(), MapError> {
+        for id in 0..KEYS_MAX as u32 {
+            self.keys.set(id, if id == 0 { self.identity.key } else { [0; 2] }, 0)?;
+        }
         for id in 0..LINKS_MAX {
             let link = self.links.iter().find(|link| usize::from(link.id) == id);
             let entry = link.map_or(Link::default(), |link| Link {
@@ -166,20 +167,19 @@ impl KernelPlane {
                 port: u32::from(link.port),
                 deadline_ns: link.deadline_ns,
             });
-            if table.copy(id) != entry {
-                table.fill(id, &entry);
-            }
+            self.link_table.fill(id, &entry);
         }
-        let set = |offset, value| self.node.word(0, offset).store(value, Ordering::SeqCst);
-        set(offset_of!(Node, slot), u64::from(identity.slot));
-        set(offset_of!(Node, cluster_id), identity.cluster_id);
-        set(offset_of!(Node, config_version), identity.config_version);
-        set(offset_of!(Node, key_id), 0);
-        set(offset_of!(Node, abi), u64::from(ABI));
-        let deadline = self.links.iter().map(|link| link.deadline_ns).max().unwrap_or(0);
-        let interval = self.links.iter().map(|link| link.interval_ns).min().unwrap_or(0);
-        set(offset_of!(Node, deadline_max_ns), deadline);
-        set(offset_of!(Node, interval_min_ns), interval);
+        let node = Node {
+            slot: u64::from(self.identity.slot),
+            cluster_id: self.identity.cluster_id,
+            config_version: self.identity.config_version,
+            deadline_max_ns: self.links.iter().map(|link| link.deadline_ns).max().unwrap_or(0),
+            interval_min_ns: self.links.iter().map(|link| link.interval_ns).min().unwrap_or(0),
+            abi: u64::from(ABI),
+            ..Node::default()
+        };
+        self.node.fill(0, &node);
+        Ok(())
     }
 
     /// The incarnation that goes on, if a planned hand-over was taken up.
@@ -212,13 +212,17 @@ impl KernelPlane {
         self.loaded.try_out(packet, repeat)
     }
 
-    /// Registers this process, then opens.
-    pub fn open(&mut self, incarnation: u64) {
-        if let Err(error) = self.loaded.register() {
-            tracing::error!(%error, "this daemon's end will not be told to the peers");
+    /// Registers this process and opens. Until now the kernel has gone on for the former daemon, and said that it is
+    /// gone; what was its own is closed and cleared in this one step, shorter than any deadline.
+    pub fn open(&mut self, incarnation: u64) -> Result<(), LoadError> {
+        if self.adopted != Some(incarnation) {
+            let prepared = self.clear().and_then(|()| self.configure());
+            prepared.map_err(|error| LoadError::Map { name: "SLOTS", why: chain(&error) })?;
         }
+        self.loaded.register()?;
         self.node.word(0, offset_of!(Node, flags)).store(0, Ordering::SeqCst);
         self.node.word(0, offset_of!(Node, incarnation)).store(incarnation, Ordering::SeqCst);
+        Ok(())
     }
 
     /// See [`super::Plane::close`].

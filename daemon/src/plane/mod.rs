@@ -95,7 +95,7 @@ macro_rules! either {
 
 impl Plane {
     /// Opens the plane: from now on probes leave and are answered, as this incarnation.
-    pub fn open(&mut self, incarnation: u64) {
+    pub fn open(&mut self, incarnation: u64) -> Result<(), load::LoadError> {
         either!(self, plane => plane.open(incarnation))
     }
 

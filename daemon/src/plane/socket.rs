@@ -74,13 +74,14 @@ impl SocketPlane {
     }
 
     /// See [`super::Plane::open`].
-    pub fn open(&self, incarnation: u64) {
+    pub fn open(&self, incarnation: u64) -> Result<(), super::load::LoadError> {
         self.shared.table().node.incarnation = incarnation;
+        Ok(())
     }
 
     /// See [`super::Plane::close`].
     pub fn close(&self) {
-        self.open(0);
+        self.shared.table().node.incarnation = 0;
     }
 
     /// See [`super::Plane::accept`].

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 /// Aligned as an ELF file must be to be read in place.
+#[cfg(bpf_programs)]
 #[repr(C, align(16))]
 struct Aligned<T: ?Sized>(T);
 

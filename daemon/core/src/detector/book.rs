@@ -14,6 +14,8 @@ pub(super) enum Timer {
     Edge { slot: u8, at: usize },
     /// Stalled, until it counts as failed.
     Stall { slot: u8 },
+    /// Heard nowhere since an own link was lost, until it counts as down.
+    Silence { slot: u8 },
 }
 
 #[derive(Clone, Debug)]

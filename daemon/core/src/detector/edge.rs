@@ -42,11 +42,6 @@ impl EdgeState {
     pub(super) const fn is_heard(self) -> bool {
         matches!(self, Self::Up | Self::Damped)
     }
-
-    /// Whether the kernel has said that the peer is silent here.
-    pub(super) const fn accuses(self) -> bool {
-        matches!(self, Self::Late | Self::Down)
-    }
 }
 
 #[derive(Clone, Debug, Default)]

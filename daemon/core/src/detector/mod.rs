@@ -8,7 +8,9 @@
 //! * "Gone" is the word of the peer's own kernel on its daemon, and counts at once, from whatever link.
 //! * "Stalled", "leaving" and "hand-over" are the word of the newest frame, on whatever link.
 //! * A link that came back counts after damping; one never lost in this life of the peer counts at once.
-//! * An own link that is down accuses nobody; with all of them down a node is alone and accuses nobody at all.
+//! * An own link that is down accuses nobody; with all of them down a node is alone and accuses nobody at all. A peer
+//!   that was heard through the lost link only gets a deadline on the others: it may be this node that is going dark,
+//!   link by link.
 //!
 //! A race that stays: a cable pulled here silences all peers of the link, and the kernel's timer may say "late" before
 //! netlink says "no carrier". With one link only that is a `peer_down` told in good faith, and `alone` right behind it.
@@ -39,13 +41,14 @@ pub enum Input {
     /// the cell and its slot: `by_timer` 0, `to` the state word, the slot's accepted incarnation and daemon age, the
     /// present time as stamp. Only after the ring has been drained.
     Cell(Event),
-    /// An own link has lost its carrier or cannot send, or is back. All links count as up at first.
+    /// An own link has lost its carrier or cannot send, or is back. All links count as up at first. If events of the ring
+    /// are waiting too, this goes first: then less is laid at the peers' door.
     OwnLink {
         /// The link.
         link: u8,
         /// Whether it can send.
         up: bool,
-        /// When that was seen.
+        /// When that was seen. What the kernel stamped before an own link was back accuses nobody.
         stamp_ns: u64,
     },
     /// The handshake has accepted an incarnation and the shell has reset the peer's cells to `WATCHED`. To be handed over
@@ -204,6 +207,8 @@ struct OwnLink {
     times: LinkTimes,
     damping_ns: u64,
     up: bool,
+    /// When it was seen to be so.
+    since_ns: u64,
 }
 
 impl Detector {
@@ -219,7 +224,8 @@ impl Detector {
         for times in &config.links {
             let known = links.iter().any(|link| link.times.link == times.link);
             if usize::from(times.link) < LINKS_MAX && !known {
-                links.push(OwnLink { times: *times, damping_ns: config.damping.base_ns(times), up: true });
+                let damping_ns = config.damping.base_ns(times);
+                links.push(OwnLink { times: *times, damping_ns, up: true, since_ns: 0 });
             }
         }
         let mut peers = vec![None; NODES_MAX];
@@ -321,7 +327,7 @@ impl Detector {
             return;
         }
         let was_alone = self.is_alone();
-        self.links[at].up = up;
+        (self.links[at].up, self.links[at].since_ns) = (up, stamp_ns);
         let kind = if up { ToldKind::OwnLinkUp } else { ToldKind::OwnLinkDown };
         self.book.tell(kind, None, Some(link), stamp_ns, 0, Evidence::default());
         if self.is_alone() != was_alone {
@@ -335,11 +341,12 @@ impl Detector {
 
     fn timeout(&mut self, now_ns: u64) {
         while let Some(timer) = self.book.timers.pop(now_ns) {
-            let (Timer::Edge { slot, .. } | Timer::Stall { slot }) = timer;
+            let (Timer::Edge { slot, .. } | Timer::Stall { slot } | Timer::Silence { slot }) = timer;
             let Some(Some(peer)) = self.peers.get_mut(usize::from(slot)) else { continue };
             match timer {
                 Timer::Edge { at, .. } => peer.edge_due(at, now_ns, &self.links, &mut self.book),
                 Timer::Stall { .. } => peer.stall_due(now_ns, &mut self.book),
+                Timer::Silence { .. } => peer.silence_due(now_ns, &self.links, &mut self.book),
             }
         }
     }

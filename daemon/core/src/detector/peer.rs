@@ -1,7 +1,7 @@
 //! A peer: its edges and its daemon, and when what is told of it.
 //!
-//! Between two inputs these hold: an edge counts as up only if the peer was told up or gone in this life; a peer that is
-//! up has an edge that is heard, or one whose timer runs, or no own link that is up.
+//! Between two inputs these hold: a peer with an edge that counts as up is up itself (or told gone); a peer that is up has
+//! an edge that is heard, or a deadline for its silence, or this node is alone.
 
 use ringbeat_common::event::Event;
 use ringbeat_common::watch::state;
@@ -106,6 +106,7 @@ impl Peer {
             edge.begin_life(!link.up);
         }
         book.timers.cancel(Timer::Stall { slot: self.slot });
+        book.timers.cancel(Timer::Silence { slot: self.slot });
         if let Some(previous) = previous.or(known).filter(|previous| *previous != incarnation) {
             self.tell(ToldKind::PeerRestarted { previous }, None, stamp_ns, Evidence::default(), book);
         }
@@ -119,7 +120,7 @@ impl Peer {
         } else {
             event.stamp_ns >= self.accepted_ns
         };
-        if !is_of_this_life && book.mutation != Mutation::OldLifeCounts {
+        if !is_of_this_life {
             book.counters.stale_events += 1;
             return;
         }
@@ -172,7 +173,7 @@ impl Peer {
                 book.timers.set(timer, now_ns + links[at].times.deadline_ns);
             }
         }
-        self.fall_if_silent(stamp_ns, now_ns, links, book);
+        self.watch_silence(now_ns, links, book);
         self.listen(false, stamp_ns, links, book);
         self.give_heard(book);
     }
@@ -183,11 +184,21 @@ impl Peer {
             EdgeState::Damped => self.rise(at, UpCause::Damped, now_ns, links, book),
             EdgeState::Late | EdgeState::Unknown => {
                 self.lose(at, now_ns, links, book);
-                self.fall_if_silent(now_ns, now_ns, links, book);
+                self.watch_silence(now_ns, links, book);
             }
             EdgeState::Up | EdgeState::Down | EdgeState::OwnDown => {}
         }
         self.listen(false, now_ns, links, book);
+    }
+
+    /// The peer was heard nowhere for a deadline after an own link was lost.
+    pub(super) fn silence_due(&mut self, now_ns: u64, links: &[OwnLink], book: &mut Book) {
+        if self.life == Life::Up
+            && !self.is_heard()
+            && let Some(at) = links.iter().position(|link| link.up)
+        {
+            self.fall(at, now_ns, links, book);
+        }
     }
 
     /// The daemon has been stalled for too long.
@@ -212,7 +223,7 @@ impl Peer {
                 } else if book.mutation == Mutation::DampingSkipped {
                     self.rise(at, UpCause::Damped, stamp_ns, links, book);
                 } else {
-                    self.damp(at, stamp_ns, links, book);
+                    self.damp(at, stamp_ns.max(links[at].since_ns), links, book);
                 }
             }
             EdgeState::Up | EdgeState::Damped | EdgeState::OwnDown => {}
@@ -231,6 +242,12 @@ impl Peer {
                 self.tell(ToldKind::LinkLate, Some(links[at].times.link), stamp_ns, evidence, book);
             }
             EdgeState::Up if self.life == Life::Up => self.fall(at, stamp_ns, links, book),
+            // Of the time when the own link was down: no evidence, but it is not heard any more, either.
+            EdgeState::Damped if stamp_ns < links[at].since_ns => {
+                self.edges[at].state = EdgeState::Unknown;
+                book.timers.set(timer, links[at].since_ns + links[at].times.deadline_ns);
+                self.watch_silence(links[at].since_ns, links, book);
+            }
             EdgeState::Damped
                 if !others && (self.life == Life::Up || book.mutation == Mutation::DownAgain) =>
             {
@@ -243,6 +260,7 @@ impl Peer {
 
     /// Starts the damping of an edge.
     fn damp(&mut self, at: usize, stamp_ns: u64, links: &[OwnLink], book: &mut Book) {
+        book.timers.cancel(Timer::Silence { slot: self.slot });
         let edge = &mut self.edges[at];
         edge.state = EdgeState::Damped;
         let damping_ns = edge.flaps.damping_ns(links[at].damping_ns, &book.damping, stamp_ns);
@@ -254,6 +272,7 @@ impl Peer {
     /// An edge counts as up, and with the first one the peer does.
     fn rise(&mut self, at: usize, cause: UpCause, stamp_ns: u64, links: &[OwnLink], book: &mut Book) {
         book.timers.cancel(Timer::Edge { slot: self.slot, at });
+        book.timers.cancel(Timer::Silence { slot: self.slot });
         let edge = &mut self.edges[at];
         edge.state = EdgeState::Up;
         edge.is_tried = true;
@@ -298,6 +317,7 @@ impl Peer {
         // What its frames said is void with its life; that its daemon is gone stays true.
         self.word = Word { gone: self.word.gone, ..Word::default() };
         book.timers.cancel(Timer::Stall { slot: self.slot });
+        book.timers.cancel(Timer::Silence { slot: self.slot });
         for at in 0..self.edges.len() {
             if matches!(self.edges[at].state, EdgeState::Up | EdgeState::Late | EdgeState::Damped) {
                 self.lose(at, stamp_ns, links, book);
@@ -305,22 +325,20 @@ impl Peer {
         }
     }
 
-    /// After a change that is no event of the kernel: is anything left that hears the peer, or that may yet?
-    fn fall_if_silent(&mut self, stamp_ns: u64, now_ns: u64, links: &[OwnLink], book: &mut Book) {
-        if self.life != Life::Up || self.is_heard() {
-            return;
-        }
-        if let Some(at) = self.edges.iter().position(|edge| edge.state.accuses()) {
-            self.fall(at, stamp_ns, links, book);
-            return;
-        }
-        // The kernel never says "late" of a cell that it has not heard: an edge that could hear gets a deadline here.
-        // With all own links down there is none, and nobody is accused.
-        for (at, (edge, link)) in self.edges.iter().zip(links).enumerate() {
-            let timer = Timer::Edge { slot: self.slot, at };
-            if edge.state == EdgeState::Unknown && !book.timers.is_set(timer) {
-                book.timers.set(timer, now_ns + link.times.deadline_ns);
+    /// An own link was lost, or is back: a peer that is heard nowhere now has a deadline to be heard somewhere.
+    ///
+    /// Nothing new is known of the peer. The kernel never says "late" of a cell that it has not heard, and what it said of
+    /// the others it said before; and the next own link to be lost may be the last one.
+    fn watch_silence(&mut self, now_ns: u64, links: &[OwnLink], book: &mut Book) {
+        let timer = Timer::Silence { slot: self.slot };
+        let left = links.iter().filter(|link| link.up).map(|link| link.times.deadline_ns).max();
+        match left {
+            Some(deadline_ns) if self.life == Life::Up && !self.is_heard() => {
+                if !book.timers.is_set(timer) {
+                    book.timers.set(timer, now_ns + deadline_ns);
+                }
             }
+            _ => book.timers.cancel(timer),
         }
     }
 

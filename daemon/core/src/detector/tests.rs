@@ -287,6 +287,39 @@ fn a_link_never_heard_gets_a_deadline_when_the_only_other_one_is_lost_here() {
 }
 
 #[test]
+fn a_node_that_goes_dark_link_by_link_accuses_nobody() {
+    let mut bench = Bench::up();
+    bench.late(0, 1, 200 * MS);
+    bench.due();
+    assert_eq!(bench.own(1, false, 300 * MS), ["own_link_down - 1", "-1"]);
+    assert_eq!(bench.states()[0], PeerState::Up, "link 0 has been down for long; nothing is new");
+    assert_eq!(bench.own(0, false, 301 * MS), ["own_link_down - 0", "alone - -", "-2"]);
+    assert_eq!(bench.detector.next_timeout(), None);
+    // The same, and link 0 stays: then the peer is down, a deadline later.
+    let mut bench = Bench::up();
+    bench.late(0, 1, 200 * MS);
+    bench.due();
+    bench.own(1, false, 300 * MS);
+    assert_eq!(bench.due(), (320 * MS, vec!["peer_down 1 0".into()]));
+}
+
+#[test]
+fn what_was_stamped_before_an_own_link_was_back_accuses_nobody() {
+    let mut bench = Bench::up();
+    bench.own(0, false, 200 * MS);
+    bench.own(1, false, 200 * MS);
+    // The daemon stood still, and finds it all at once: the link is back, and the ring is full of old news.
+    bench.own(0, true, 900 * MS);
+    assert_eq!(bench.late(0, 1, 220 * MS), ["-1"]);
+    assert_eq!(bench.detector.edge_state(0, 1), EdgeState::Unknown);
+    assert_eq!(bench.late(0, 2, 220 * MS), ["-2"]);
+    assert_eq!(bench.frame(0, 1, 0, 800 * MS), ["+1"]);
+    assert_eq!(bench.due(), (920 * MS, vec!["link_down 2 0".into(), "peer_down 2 0".into()]), "still silent");
+    assert_eq!(bench.due(), (950 * MS, vec!["link_up 1 0".into()]));
+    assert_eq!(bench.states(), [PeerState::Up, PeerState::Down]);
+}
+
+#[test]
 fn causes_names_and_sequence_numbers() {
     let mut bench = Bench::new();
     bench.detector.handle(

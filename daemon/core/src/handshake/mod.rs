@@ -313,7 +313,9 @@ impl Handshake {
         let Some(peer) = self.peer(slot) else { return };
         let wait_ns = HELLO_BURST_NS.get(peer.hellos).copied().unwrap_or(HELLO_INTERVAL_NS);
         peer.hellos += 1;
-        self.timers.set(Timer::Hello(slot), now_ns + wait_ns);
+        if self.mutation != Mutation::HelloOnce {
+            self.timers.set(Timer::Hello(slot), now_ns + wait_ns);
+        }
         self.hellos(slot, now_ns);
     }
 
@@ -451,9 +453,6 @@ impl Handshake {
         let is_new = peer.incarnation != Some(incarnation) || mutation == Mutation::AcceptRepeated;
         let previous = peer.incarnation;
         let differs = peer.prove(frame, ours);
-        if mutation == Mutation::HelloEndsEarly {
-            self.timers.cancel(Timer::Hello(slot));
-        }
         if is_new {
             self.outputs.push_back(Output::Accept { slot, incarnation, previous });
             if let Some(previous) = previous.filter(|previous| incarnation >> 32 <= previous >> 32) {

@@ -197,6 +197,8 @@ impl World {
                 let subject = &mut self.machines[machine];
                 subject.disk = subject.disk.saturating_sub(1 + subject.lives % 3);
             }
+            Fault::Kill { machine } | Fault::Pause { machine } if self.machines[machine].daemon.is_none() => {
+            }
             Fault::Kill { machine } => {
                 self.promise_gone(machine);
                 self.touch(machine);
@@ -211,8 +213,9 @@ impl World {
             Fault::Resume { machine } => self.resume(machine),
             Fault::Freeze { machine, for_ns } => {
                 self.touch(machine);
-                self.machines[machine].frozen_until = self.now + for_ns;
-                self.machines[machine].halted = Some(self.now + for_ns);
+                let subject = &mut self.machines[machine];
+                subject.frozen_until = subject.frozen_until.max(self.now + for_ns);
+                subject.halted = Some(subject.frozen_until);
             }
             Fault::Cut { from, to, ref links } => {
                 for link in links {

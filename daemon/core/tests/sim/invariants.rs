@@ -38,13 +38,23 @@ pub(crate) struct Judge {
     pub(crate) objection: Option<String>,
     /// When a machine was last proven, on a link, that a slot lives; by the world's own account.
     proven: BTreeMap<(usize, usize, u8), u64>,
-    /// The last of peer_up, peer_down and their like, by machine and slot.
-    last: BTreeMap<(usize, u8), ToldKind>,
+    /// What a machine has told of a slot.
+    known: BTreeMap<(usize, u8), Known>,
     lost: BTreeMap<(usize, u8, u8), u64>,
     /// All incarnations that a machine has accepted of a slot.
     accepted: BTreeMap<(usize, u8), Vec<u64>>,
     own_links: BTreeMap<(usize, Option<u8>), bool>,
     seqs: BTreeMap<(usize, bool), u64>,
+}
+
+/// What was told of a peer in its present life.
+#[derive(Clone, Copy, Default)]
+struct Known {
+    is_up: bool,
+    is_down: bool,
+    is_gone: bool,
+    is_stalled: bool,
+    is_failed: bool,
 }
 
 impl Judge {
@@ -54,7 +64,7 @@ impl Judge {
 
     pub(crate) fn begin_life(&mut self, machine: usize) {
         self.proven.retain(|key, _| key.0 != machine);
-        self.last.retain(|key, _| key.0 != machine);
+        self.known.retain(|key, _| key.0 != machine);
         self.lost.retain(|key, _| key.0 != machine);
         self.accepted.retain(|key, _| key.0 != machine);
         self.own_links.retain(|key, _| key.0 != machine);
@@ -77,11 +87,11 @@ impl World {
     /// A frame was taken in, or not; the world sees for itself whether it proves life.
     pub(crate) fn judge_frame(&mut self, machine: usize, packet: &Packet, taken: Option<bool>) {
         let proves = taken == Some(true);
-        if packet.is_replay && proves {
+        if packet.replay_to.is_some() && proves {
             self.object(machine, "a replayed frame proved life");
         }
         // What came before its sender was accepted was not taken in then, and may be now.
-        if packet.is_replay && taken.is_none() {
+        if packet.replay_to.is_some() && taken.is_none() {
             return;
         }
         let frame = &packet.frame;
@@ -93,7 +103,8 @@ impl World {
         let key = (machine, usize::from(frame.link()), frame.sender());
         let had = self.had.entry(key).or_insert((packet.sent, accepted));
         *had = (*had).max((packet.sent, accepted));
-        let is_fresh = |(left, life): (u64, u64)| life == own && self.now - left <= self.deadline();
+        let is_fresh =
+            |(left, life): (u64, u64)| life == own && self.now - left <= self.deadline() - MS / 100;
         if packet.echo.is_some_and(is_fresh) {
             self.judge.proven.insert(key, self.now);
         } else if proves && packet.echo.is_none_or(|(_, life)| life != own) {
@@ -171,48 +182,56 @@ impl World {
             _ => {
                 let slot = told.slot.unwrap_or(u8::MAX);
                 self.judge_peer(machine, slot, told);
-                let is_of_peer = !matches!(told.kind, ToldKind::LinkLate | ToldKind::LinkDown)
-                    && !matches!(told.kind, ToldKind::LinkUp { .. });
-                if is_of_peer {
-                    self.judge.last.insert((machine, slot), told.kind);
-                }
             }
         }
     }
 
     fn judge_peer(&mut self, machine: usize, slot: u8, told: &Told) {
-        let last = self.judge.last.get(&(machine, slot)).copied();
-        let is_down = matches!(last, Some(ToldKind::PeerDown | ToldKind::PeerLeft));
+        let known = self.judge.known.get(&(machine, slot)).copied().unwrap_or_default();
+        let mut next = known;
         let stamp = self.machines[machine].truth(told.stamp_ns);
         let life = told.incarnation;
         match told.kind {
             ToldKind::PeerDown | ToldKind::PeerLeft => {
-                if is_down || last.is_none() {
+                if known.is_down || !(known.is_up || known.is_gone) {
                     self.object(machine, "a peer was told down that was not up");
                 }
+                next = Known { is_down: true, is_gone: known.is_gone, ..Known::default() };
                 if told.kind == ToldKind::PeerLeft && !self.judge.leaving.contains(&life) {
                     self.object(machine, "a peer left that had not announced it");
                 }
                 self.judge_down(machine, slot, stamp);
             }
             ToldKind::PeerUp => {
-                if last.is_some() && !is_down && !matches!(last, Some(ToldKind::PeerRestarted { .. })) {
-                    self.object(machine, "a peer was told up that was up");
+                if known.is_up || known.is_gone {
+                    self.object(machine, "a peer was told up that was up, or gone");
                 }
+                next = Known { is_up: true, ..Known::default() };
             }
-            ToldKind::PeerGone if !self.judge.killed.contains(&life) => {
-                self.object(machine, "a peer was told gone whose daemon is there");
+            ToldKind::PeerRestarted { .. } => next = Known::default(),
+            ToldKind::PeerGone => {
+                if known.is_gone || !self.judge.killed.contains(&life) {
+                    self.object(machine, "a peer was told gone whose daemon is there");
+                }
+                next.is_gone = true;
             }
-            ToldKind::PeerStalled if !self.was_halted(slot, 1000 * MS) => {
-                self.object(machine, "a daemon was told stalled that runs");
+            ToldKind::PeerStalled => {
+                if !known.is_up || known.is_gone || known.is_stalled || !self.was_halted(slot, 1000 * MS) {
+                    self.object(machine, "a daemon was told stalled that runs");
+                }
+                next.is_stalled = true;
             }
-            ToldKind::PeerFailed if last != Some(ToldKind::PeerStalled) => {
-                self.object(machine, "a daemon failed that was not stalled");
+            ToldKind::PeerFailed => {
+                if !known.is_stalled || known.is_failed {
+                    self.object(machine, "a daemon failed that was not stalled");
+                }
+                next.is_failed = true;
             }
-            ToldKind::PeerRunning { .. }
-                if !matches!(last, Some(ToldKind::PeerStalled | ToldKind::PeerFailed)) =>
-            {
-                self.object(machine, "a daemon runs again that had not stopped");
+            ToldKind::PeerRunning { was_failed } => {
+                if !known.is_stalled || known.is_failed != was_failed {
+                    self.object(machine, "a daemon runs again that had not stopped");
+                }
+                (next.is_stalled, next.is_failed) = (false, false);
             }
             ToldKind::LinkDown => {
                 self.judge.lost.insert((machine, slot, told.link.unwrap_or(0)), stamp);
@@ -230,15 +249,14 @@ impl World {
             }
             _ => {}
         }
+        self.judge.known.insert((machine, slot), next);
     }
 
     /// No peer is told down of which, by the world's account, life was proven in the last deadline, or of which there is
     /// no way to know.
     fn judge_down(&mut self, machine: usize, slot: u8, stamp: u64) {
-        let up = |world: &Self, link: usize| {
-            *world.judge.own_links.get(&(machine, Some(link as u8))).unwrap_or(&true)
-        };
-        let links: Vec<usize> = (0..self.scenario.plan.links.len()).filter(|link| up(self, *link)).collect();
+        let noticed = &self.machines[machine].noticed;
+        let links: Vec<usize> = (0..noticed.len()).filter(|link| noticed[*link]).collect();
         if links.is_empty() {
             self.object(machine, "a peer was accused with all own links down");
         }
@@ -370,7 +388,9 @@ impl World {
                 }
             }
             Promise::Stalled { by, of, since, is_failed } => {
-                let is_halted = self.machines[of].paused && self.machines[of].touched <= since;
+                let is_halted = self.machines[of].paused
+                    && self.machines[of].touched <= since
+                    && !self.judge.leaving.contains(&self.machines[of].incarnation());
                 let state = self.state(by, of);
                 let is_told =
                     state == Some(PeerState::Failed) || (!is_failed && state == Some(PeerState::Stalled));

@@ -60,6 +60,8 @@ pub(crate) struct Machine {
     pub(crate) paused: bool,
     pub(crate) frozen_until: u64,
     pub(crate) own_links: Vec<bool>,
+    /// The same, as far as the daemon was told.
+    pub(crate) noticed: Vec<bool>,
     /// The last time at which anything was done to the machine.
     pub(crate) touched: u64,
     /// The last time at which its main loop was held up.
@@ -81,6 +83,7 @@ impl Machine {
             paused: false,
             frozen_until: 0,
             own_links: vec![true; links],
+            noticed: vec![true; links],
             touched: 0,
             halted: None,
             wake_at: None,
@@ -117,6 +120,7 @@ impl Machine {
         self.disk += 1;
         self.lives += 1;
         self.paused = false;
+        self.noticed.fill(true);
         let incarnation = self.disk << 32 | self.random.within(1, 1 << 32);
         self.kernel = Some(Kernel::new(self.slot, incarnation, plan.nodes, &plan.links, now_ns, plan.broken));
         let peers: Vec<u8> = (0..plan.nodes as u8).filter(|peer| *peer != self.slot).collect();
@@ -188,10 +192,13 @@ impl Machine {
         };
         shell.refill(&mut self.random);
         while let Some((link, up)) = shell.daemon.notices.pop_front() {
+            self.noticed[usize::from(link)] = up;
             shell.detector(detector::Input::OwnLink { link, up, stamp_ns: now_ns });
         }
-        for event in std::mem::take(&mut shell.kernel.events) {
-            shell.detector(detector::Input::Cell(event));
+        // The ring and the socket are ready in whatever order.
+        let is_ring_first = self.random.permille(500);
+        if is_ring_first {
+            shell.drain_ring();
         }
         while let Some((frame, by_replay)) = shell.daemon.inbox.pop_front() {
             shell.by_replay = by_replay;
@@ -199,6 +206,7 @@ impl Machine {
             shell.by_replay = false;
             shell.refill(&mut self.random);
         }
+        shell.drain_ring();
         if shell.daemon.detector.next_timeout().is_some_and(|due_ns| due_ns <= now_ns) {
             shell.detector(detector::Input::Timeout);
         }
@@ -236,6 +244,12 @@ impl Shell<'_> {
         let wanted = self.daemon.handshake.nonces_wanted();
         if wanted > 0 {
             self.handshake(handshake::Input::Nonces((0..wanted).map(|_| random.next()).collect()));
+        }
+    }
+
+    fn drain_ring(&mut self) {
+        for event in std::mem::take(&mut self.kernel.events) {
+            self.detector(detector::Input::Cell(event));
         }
     }
 

@@ -139,9 +139,10 @@ fn a_missing_clause_of_the_machines_is_noticed() {
         Mutation::HelloBelieved,
         Mutation::NonceKept,
         Mutation::AcceptRepeated,
-        Mutation::HelloEndsEarly,
+        Mutation::HelloOnce,
         Mutation::OwnSlotIgnored,
         Mutation::DuplicateMute,
+        Mutation::SupersededBelieved,
     ] {
         let noticed = noticed(mutation, Broken::Nothing);
         println!("{mutation:?}: {noticed:?}");

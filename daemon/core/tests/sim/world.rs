@@ -23,11 +23,11 @@ const KEPT_BY_ADVERSARY: usize = 200;
 #[derive(Clone, Debug)]
 pub(crate) struct Packet {
     pub(crate) frame: Frame,
-    pub(crate) from: usize,
     pub(crate) sent: u64,
     /// When the frame left the target that this one is an echo of, and in which life of it.
     pub(crate) echo: Option<(u64, u64)>,
-    pub(crate) is_replay: bool,
+    /// The machine whose delivery the adversary saw.
+    pub(crate) replay_to: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -233,7 +233,7 @@ impl World {
         frame: Frame,
         echo: Option<(u64, u64)>,
     ) {
-        let packet = Packet { frame, from, sent: self.now, echo, is_replay: false };
+        let packet = Packet { frame, sent: self.now, echo, replay_to: None };
         let mut targets: Vec<usize> = (0..self.machines.len()).filter(|to| *to != from).collect();
         if !broadcast {
             // Two machines with one address: the switch has learnt the one or the other.
@@ -259,7 +259,7 @@ impl World {
         let frame = packet.frame;
         let link = usize::from(frame.link());
         let local_ns = self.machines[machine].local(self.now);
-        if !self.machines[machine].own_links[link] && !packet.is_replay {
+        if !self.machines[machine].own_links[link] && !packet.replay_to.is_some() {
             return;
         }
         let subject = &mut self.machines[machine];
@@ -270,10 +270,10 @@ impl World {
         let is_heartbeat = frame.kind() == Kind::Probe as u8 || frame.kind() == Kind::Answer as u8;
         if !is_heartbeat {
             if let Some(daemon) = &mut subject.daemon {
-                daemon.inbox.push_back((frame, packet.is_replay));
+                daemon.inbox.push_back((frame, packet.replay_to.is_some()));
                 self.wake_soon(machine);
             }
-            self.overhear(packet);
+            self.overhear(machine, packet);
             return;
         }
         let taken = kernel.receive(&frame, local_ns);
@@ -287,15 +287,15 @@ impl World {
             let echo = Some((packet.sent, frame.incarnation()));
             self.send(machine, link, false, frame.sender(), answer, echo);
         }
-        self.overhear(packet);
+        self.overhear(machine, packet);
     }
 
     /// The adversary keeps what it has seen arrive.
-    fn overhear(&mut self, packet: Packet) {
-        if !self.scenario.has_adversary || packet.is_replay || !self.random.permille(50) {
+    fn overhear(&mut self, machine: usize, packet: Packet) {
+        if !self.scenario.has_adversary || packet.replay_to.is_some() || !self.random.permille(50) {
             return;
         }
-        let packet = Packet { is_replay: true, ..packet };
+        let packet = Packet { replay_to: Some(machine), ..packet };
         if self.heap_of_adversary.len() < KEPT_BY_ADVERSARY {
             self.heap_of_adversary.push(packet);
         } else {
@@ -304,7 +304,7 @@ impl World {
         }
     }
 
-    /// Sends something again, to whoever bears the slot now, whatever is cut.
+    /// Sends something again, to the machine that had it, whatever is cut.
     fn adversary(&mut self) {
         let next = self.now + self.random.within(MS, 10 * MS);
         self.at(next, What::Adversary);
@@ -312,11 +312,8 @@ impl World {
             return;
         }
         let packet = self.heap_of_adversary[self.random.index(self.heap_of_adversary.len())].clone();
-        for to in 0..self.machines.len() {
-            if self.machines[to].slot == packet.frame.target() && to != packet.from {
-                let packet = Box::new(packet.clone());
-                self.at(self.now + 1, What::Deliver { machine: to, packet });
-            }
+        if let Some(machine) = packet.replay_to {
+            self.at(self.now + 1, What::Deliver { machine, packet: Box::new(packet) });
         }
     }
 

@@ -88,7 +88,7 @@ pub(super) fn run(args: &BenchArgs, seconds: u64) -> Result<Cost> {
 /// The programs' costs.
 fn packets() -> Result<Packets> {
     let mut plane = plane()?;
-    plane.open(OWN);
+    plane.open(OWN)?;
     plane.accept(1, PEER)?;
     let mut lone = |kind: Kind, wanted: u32| -> Result<Quantiles> {
         let mut samples = Vec::new();

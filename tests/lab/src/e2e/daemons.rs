@@ -338,9 +338,9 @@ impl Hogs {
     fn start() -> Result<Self> {
         let mut hogs = Self(Vec::new());
         let script = format!("ulimit -t {}; while :; do :; done", Self::SECONDS);
-        for core in 0..thread::available_parallelism()?.get() {
-            let line = ["-c", &core.to_string(), "chrt", "-f", "50", "sh", "-c", &script];
-            let hog = Command::new("taskset").args(line).stdin(Stdio::null()).spawn();
+        for _ in 0..thread::available_parallelism()?.get() {
+            let hog =
+                Command::new("chrt").args(["-f", "50", "sh", "-c", &script]).stdin(Stdio::null()).spawn();
             hogs.0.push(hog.context("cannot start a hog (Debian: apt-get install util-linux)")?);
         }
         Ok(hogs)
@@ -366,38 +366,40 @@ impl Drop for Hogs {
     }
 }
 
-/// Starts the daemon without the right to real-time scheduling and to locked memory.
-fn start_unprivileged(node: &Node<'_>) -> Result<()> {
+/// A start without the right to real-time scheduling and to locked memory.
+fn unprivileged() -> StartOptions {
     let without = "-sys_nice,-ipc_lock,-sys_resource";
     let prefix = ["prlimit", "--rtprio=0", "--memlock=65536", "setpriv", "--bounding-set", without];
-    node.start(&StartOptions { prefix: prefix.map(str::to_owned).to_vec(), ..StartOptions::default() })?;
-    node.wait_ready(PATIENCE)?;
+    StartOptions { prefix: prefix.map(str::to_owned).to_vec(), ..StartOptions::default() }
+}
+
+/// The status says whether real-time scheduling was granted.
+fn says_whether_granted(node: &Node<'_>, is_granted: bool) -> Result<()> {
     let status = status(node)?;
-    let realtime = &status.realtime;
-    ensure!(!realtime.granted && realtime.probe.contains("normal"), "status says {realtime:?}");
+    let (probe, warnings) = (&status.realtime.probe, &status.warnings);
+    let warned = warnings.iter().any(|text| text.contains("CAP_SYS_NICE"));
+    let said = (probe.starts_with("fifo"), probe.starts_with("normal"), warned);
     ensure!(
-        status.warnings.iter().any(|text| text.contains("CAP_SYS_NICE")),
-        "warnings: {:?}",
-        status.warnings
+        said == (is_granted, !is_granted, !is_granted) && (is_granted || !status.realtime.granted),
+        "{} says {:?} and {warnings:?}",
+        node.name(),
+        status.realtime
     );
     Ok(())
 }
 
 /// Hogs over a cluster at `lan` of which these nodes may not be real-time. Nobody is told down, and in the end all is
 /// as it was.
-fn starved(ctx: &Ctx, unprivileged: &[&str]) -> Result<()> {
+fn starved(ctx: &Ctx, starving: &[&str]) -> Result<()> {
     let lab = Lab::up(LabSpec { profile: "lan".to_owned(), ..ctx.spec() })?;
+    let is_starving = |node: &str| starving.contains(&node);
     for node in lab.nodes() {
-        if unprivileged.contains(&node.name()) {
-            start_unprivileged(&node)?;
-        } else {
-            node.start(&StartOptions::default())?;
-            node.wait_ready(PATIENCE)?;
-            let status = status(&node)?;
-            ensure!(status.realtime.probe.contains("fifo"), "{} says {:?}", node.name(), status.realtime);
-        }
+        node.start(&if is_starving(node.name()) { unprivileged() } else { StartOptions::default() })?;
     }
     all_up(&lab)?;
+    for node in lab.nodes() {
+        says_whether_granted(&node, !is_starving(node.name()))?;
+    }
     let mut ears = Ears::on(&lab, &EVERYONE)?;
     let begin = Instant::now();
     Hogs::start()?.end()?;
@@ -407,12 +409,20 @@ fn starved(ctx: &Ctx, unprivileged: &[&str]) -> Result<()> {
     for node in EVERYONE {
         // What is said of a starved daemon is true: its kernel lives, its main loop does not run.
         let mut allowed = Vec::new();
-        for peer in unprivileged.iter().filter(|peer| **peer != node) {
+        for peer in starving.iter().filter(|peer| **peer != node) {
             allowed
                 .extend(["peer_stalled", "peer_failed", "peer_running"].map(|kind| format!("{kind} {peer}")));
         }
         let allowed: Vec<&str> = allowed.iter().map(String::as_str).collect();
         ears.of(node)?.told_only(&[], &allowed)?;
+        if !is_starving(node) {
+            // Else the hogs were none, and the calm shows nothing.
+            let told = ears.of(node)?.told()?;
+            ensure!(
+                told.iter().any(|event| event.kind == "peer_stalled"),
+                "{node} saw nobody starve: {told:?}"
+            );
+        }
     }
     lab.down()
 }

@@ -5,9 +5,12 @@
 
 mod daemons;
 mod expect;
+mod forge;
 mod frame;
+mod hostile;
 mod lab;
 mod links;
+mod pins;
 mod wire;
 
 use std::time::Duration;
@@ -94,5 +97,5 @@ impl Ctx {
 
 /// All groups of tests.
 fn groups() -> impl Iterator<Item = &'static Test> {
-    [lab::TESTS, daemons::TESTS, links::TESTS].into_iter().flatten()
+    [lab::TESTS, daemons::TESTS, links::TESTS, hostile::TESTS, pins::TESTS].into_iter().flatten()
 }

@@ -56,6 +56,8 @@ impl ProcessId {
         match stat(self.pid) {
             Ok((state, started)) if started == self.started => match state {
                 b'T' => ProcessState::Stopped,
+                // Its first thread is through, the others still hold its files and locks.
+                b'Z' if self.has_threads() => ProcessState::Running,
                 b'Z' | b'X' => ProcessState::Dead,
                 _ => ProcessState::Running,
             },
@@ -133,6 +135,11 @@ impl ProcessId {
             }
         }
         Err(io::Error::new(io::ErrorKind::NotFound, format!("no process {pid} in that namespace")))
+    }
+
+    /// Whether any thread but the first is left.
+    fn has_threads(self) -> bool {
+        fs::read_dir(format!("/proc/{}/task", self.pid)).is_ok_and(|threads| threads.count() > 1)
     }
 
     fn raw(self) -> io::Result<Pid> {
