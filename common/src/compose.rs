@@ -38,7 +38,12 @@ pub fn compose(
     frame.set_sender(node.slot as u8);
     frame.set_target(to.target);
     frame.set_link(to.link);
-    frame.set_flags(if gone { flags::GONE } else { node.flags as u8 & !flags::GONE });
+    let mut said = node.flags as u8 & !flags::GONE;
+    if now_ns > latch.handover_until_ns {
+        // A daemon that hangs after its announcement must not hide behind it.
+        said &= !flags::HANDOVER;
+    }
+    frame.set_flags(if gone { flags::GONE } else { said });
     frame.set_daemon_age_us(age_us(now_ns, latch.beat_ns));
     frame.set_incarnation(node.incarnation);
     frame.set_target_incarnation(peer.incarnation);
@@ -72,5 +77,18 @@ mod tests {
         assert_eq!(said(latch::GONE, 10), flags::GONE);
         assert_eq!(said(latch::HANDED_OVER, 50), flags::GRANT | flags::LEAVING);
         assert_eq!(said(latch::HANDED_OVER, 51), flags::GONE);
+    }
+
+    #[test]
+    fn a_hand_over_is_said_until_its_end() {
+        let node = Node { flags: u64::from(flags::HANDOVER), ..Node::default() };
+        let latch = Latch { state: latch::ALIVE, handover_until_ns: 50, ..Latch::default() };
+        let to = Address { target: 1, link: 0, sequence: 1 };
+        let said = |now| {
+            let mut frame = Frame::default();
+            compose(&mut frame, Kind::Probe, &node, &latch, to, Snapshot::default(), now);
+            frame.flags()
+        };
+        assert_eq!((said(50), said(51)), (flags::HANDOVER, 0));
     }
 }

@@ -3,8 +3,9 @@
 /// Counters kept for each link.
 pub const DROPS_MAX: usize = 16;
 
-/// Reasons in the order in which the checks stand. Only frames that begin with the magic, on a link's port, for this
-/// node get this far; everything else passes untouched and is not counted.
+/// Reasons, by their counters. Only frames that begin with the magic, on a link's port, get this far; everything else
+/// passes untouched and is not counted. The wrong link is seen first, then whether the frame is for this node at all;
+/// the rest stands in the order of the checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Drop {

@@ -59,8 +59,8 @@ pub struct Book {
     targets: [AtomicU64; LINKS_MAX],
     send_errors: [AtomicU64; LINKS_MAX],
     last_error: [AtomicI32; LINKS_MAX],
-    skipped: AtomicU64,
-    lateness: Mutex<Histogram>,
+    skipped: [AtomicU64; LINKS_MAX],
+    lateness: [Mutex<Histogram>; LINKS_MAX],
 }
 
 impl Default for Book {
@@ -69,8 +69,8 @@ impl Default for Book {
             targets: [const { AtomicU64::new(0) }; LINKS_MAX],
             send_errors: [const { AtomicU64::new(0) }; LINKS_MAX],
             last_error: [const { AtomicI32::new(0) }; LINKS_MAX],
-            skipped: AtomicU64::new(0),
-            lateness: Mutex::new(Histogram::EMPTY),
+            skipped: [const { AtomicU64::new(0) }; LINKS_MAX],
+            lateness: [const { Mutex::new(Histogram::EMPTY) }; LINKS_MAX],
         }
     }
 }
@@ -81,11 +81,12 @@ impl Book {
         self.targets[usize::from(link) % LINKS_MAX].store(slots, Ordering::Release);
     }
 
-    /// A beat that was late by so much, after so many that were left out.
-    pub fn beat(&self, late_ns: u64, skipped: u64) {
-        self.skipped.fetch_add(skipped, Ordering::Relaxed);
+    /// A beat of the link that was late by so much, after so many that were left out.
+    pub fn beat(&self, link: u8, late_ns: u64, skipped: u64) {
+        let link = usize::from(link) % LINKS_MAX;
+        self.skipped[link].fetch_add(skipped, Ordering::Relaxed);
         // Held for the length of a copy by whoever shows it.
-        self.lateness.lock().unwrap_or_else(PoisonError::into_inner).record(late_ns);
+        self.lateness[link].lock().unwrap_or_else(PoisonError::into_inner).record(late_ns);
     }
 
     /// A probe that could not leave.
@@ -103,14 +104,14 @@ impl Book {
         (errors, (last != 0).then(|| io::Error::from_raw_os_error(last)))
     }
 
-    /// Beats left out.
-    pub fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
+    /// Beats of the link that were left out.
+    pub fn skipped(&self, link: u8) -> u64 {
+        self.skipped[usize::from(link) % LINKS_MAX].load(Ordering::Relaxed)
     }
 
-    /// How late beats were.
-    pub fn lateness(&self) -> Histogram {
-        *self.lateness.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How late the link's beats were.
+    pub fn lateness(&self, link: u8) -> Histogram {
+        *self.lateness[usize::from(link) % LINKS_MAX].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,7 +136,7 @@ fn run(links: &[(PlaneLink, Arc<LinkSockets>)], book: &Book) {
         sleep_until(next_ns);
         for ((link, sockets), pace) in links.iter().zip(&mut pace) {
             if let Some(late_ns) = pace.due(boot_ns()) {
-                book.beat(late_ns, pace.skipped());
+                book.beat(link.id, late_ns, pace.skipped());
                 beat(link.id, sockets, book);
             }
         }

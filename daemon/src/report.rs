@@ -110,8 +110,8 @@ fn links(runtime: &Runtime) -> Vec<LinkReport> {
             reason: fault.map(str::to_owned).or_else(|| last.map(|error| format!("last refusal: {error}"))),
             send_errors,
             drops: drops(runtime, link.id()),
-            probe_lateness_us: quantiles(&started.book.lateness()),
-            beats_skipped: started.book.skipped(),
+            probe_lateness_us: quantiles(&started.book.lateness(link.id())),
+            beats_skipped: started.book.skipped(link.id()),
             peers: runtime.peer_slots().into_iter().map(|slot| edge(runtime, link.id(), slot)).collect(),
         }
     };
@@ -226,7 +226,7 @@ fn stats(runtime: &Runtime) -> Stats {
             id: link.id,
             dropped: runtime.started.plane.drops(link.id).iter().sum(),
             send_errors: runtime.started.book.send_errors(link.id).0,
-            beats_skipped: runtime.started.book.skipped(),
+            beats_skipped: runtime.started.book.skipped(link.id),
             ..LinkStats::default()
         };
         for slot in runtime.peer_slots() {

@@ -124,11 +124,8 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
 pub fn clear_pins(path: &Path) -> Result<(), Refusal> {
     let (config, _key) = load(path)?;
     let _lock = lock(&config)?;
-    match Pins::open(Path::new(BPFFS), config.cluster().name()) {
-        Ok(pins) => pins.remove_all(),
-        Err(error) => return Err(Refusal::new(Exit::Pins, &error)),
-    }
-    Ok(())
+    Pins::remove_home(Path::new(BPFFS), config.cluster().name())
+        .map_err(|error| Refusal::because(Exit::Pins, format!("the pins in {BPFFS}: {error}")))
 }
 
 fn load(path: &Path) -> Result<(Config, ringbeat_config::AuthKey), Refusal> {
@@ -207,9 +204,7 @@ fn plane(
     let wanted = config.cluster().datapath();
     let why = if wanted == Datapath::Socket {
         // What a former daemon left in the kernel must not answer beside us.
-        if let Ok(pins) = Pins::open(Path::new(BPFFS), config.cluster().name()) {
-            pins.remove_all();
-        }
+        let _ = Pins::remove_home(Path::new(BPFFS), config.cluster().name());
         "the configuration says so".to_owned()
     } else {
         match kernel_plane(config, identity, links, wanted, warnings) {
@@ -273,7 +268,7 @@ fn prepare_realtime(config: &Config) -> Realtime {
         return Realtime { probe: off.clone(), memory: off, granted: false };
     }
     let memory = match realtime::lock_memory() {
-        Ok(bound) => format!("locked, {} MiB at most", bound >> 20),
+        Ok(()) => format!("locked, {} MiB at most", realtime::LOCKED_MAX >> 20),
         Err(error) => format!("not locked: {error}"),
     };
     if let Err(error) = realtime::set_budget() {

@@ -121,6 +121,7 @@ fn frame_of(bytes: &[u8]) -> Frame {
 fn a_probe_is_answered_in_place() {
     let Some(mut plane) = plane() else { return };
     plane.say(0b11, flags::HANDOVER);
+    plane.hand_over(boot_ns() + 60_000_000_000);
     let wraps = [(false, false), (true, false), (false, true), (true, true)];
     for (sequence, (vlan, ipv6)) in (1..).zip(wraps) {
         let wrap = Wrap { vlan, ipv6 };

@@ -1,7 +1,6 @@
 //! XDP, the receiving end of a link: filter, authenticate, take in, answer.
 //!
-//! The order of the checks is the order of [`Drop`]: cheap ones first, no map but the drop counters before the tag has
-//! been checked.
+//! Cheap checks come first; no map but the drop counters changes before the tag has been checked.
 
 use core::mem;
 use core::ptr;

@@ -66,6 +66,12 @@ pub(crate) enum Verb {
     },
     /// Counters of daemon and kernel plane.
     Stats,
+    /// Announces a planned restart: the daemon may be away for so long, and its successor goes on as it was.
+    Handover {
+        /// For how many ms, daemon_stall_ms at most.
+        #[arg(long, default_value_t = 1000)]
+        ms: u32,
+    },
     /// The configuration file.
     Config {
         #[command(subcommand)]

@@ -27,6 +27,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         Verb::Events { follow: true, since, limit } => follow(arguments, output, *since, *limit),
         Verb::Stats => output.value(&connect(arguments)?.stats()?, render::stats),
+        Verb::Handover { ms } => output.value(&connect(arguments)?.handover(*ms)?, render::handover),
         Verb::Config { verb: ConfigVerb::Check { file } } => {
             check(output, file.as_deref().unwrap_or(&arguments.config))
         }

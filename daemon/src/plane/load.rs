@@ -63,8 +63,18 @@ pub enum LoadError {
     },
 }
 
+/// The verifier's log begins with this; it is for the log at debug level, not for a sentence.
+const VERIFIER_LOG: &str = "Verifier output";
+
 /// An error with its causes, in one line.
 pub fn chain(error: &dyn std::error::Error) -> String {
+    let text = whole_chain(error);
+    let Some((reason, log)) = text.split_once(VERIFIER_LOG) else { return text };
+    tracing::debug!("{VERIFIER_LOG}{log}");
+    reason.trim_end_matches(['.', ' ', ':']).to_owned()
+}
+
+fn whole_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -86,7 +86,7 @@ impl Pins {
         if !is_bpffs {
             return Err(PinError::NoBpffs(bpffs.display().to_string()));
         }
-        let home = bpffs.join(format!("ringbeat-{}", cluster.replace('.', "_")));
+        let home = home(bpffs, cluster);
         let folder = home.join(format!("abi{ABI}"));
         let error = |path: &Path| {
             let path = path.to_owned();
@@ -129,6 +129,14 @@ impl Pins {
         }
     }
 
+    /// Removes whatever is pinned for a cluster, of any ABI, and whoever made it.
+    pub fn remove_home(bpffs: &Path, cluster: &str) -> io::Result<()> {
+        match fs::remove_dir_all(home(bpffs, cluster)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes everything: the plane is gone with the last descriptor.
     pub fn remove_all(&self) {
         let Ok(entries) = fs::read_dir(&self.folder) else { return };
@@ -163,6 +171,11 @@ impl Pins {
         }
         Ok(())
     }
+}
+
+/// The folder of a cluster. bpffs refuses dots in names.
+fn home(bpffs: &Path, cluster: &str) -> PathBuf {
+    bpffs.join(format!("ringbeat-{}", cluster.replace('.', "_")))
 }
 
 /// Refuses pins of an ABI outside of what this build adopts; removes the empty folder of another.

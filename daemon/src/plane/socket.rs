@@ -171,7 +171,7 @@ fn run(shared: &Shared, sockets: &[Arc<LinkSockets>], book: &Book) {
         }
         for (link, (pace, sockets)) in shared.fresh_ns.iter().zip(pace.iter_mut().zip(sockets)) {
             if let Some(late_ns) = pace.due(now_ns) {
-                book.beat(late_ns, pace.skipped());
+                book.beat(link.id, late_ns, pace.skipped());
                 beat(shared, link.id, sockets, book);
             }
         }

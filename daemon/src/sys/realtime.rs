@@ -7,6 +7,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 
 /// The probe thread's priority: above the main loop, below the kernel's own threads that matter.
 pub const PROBE_PRIORITY: i32 = 80;
@@ -17,11 +18,12 @@ const BUDGET_US: u64 = 200_000;
 /// CPU time after which the kernel ends the process, in µs: the last line, should the handler not run.
 const BUDGET_HARD_US: u64 = 5_000_000;
 /// The most memory that is locked, in bytes.
-const LOCKED_MAX: u64 = 64 << 20;
+pub const LOCKED_MAX: u64 = 64 << 20;
 const THREADS_MAX: usize = 4;
 
 static THREADS: [AtomicI32; THREADS_MAX] = [const { AtomicI32::new(0) }; THREADS_MAX];
 static OVER_BUDGET: AtomicBool = AtomicBool::new(false);
+static LOCKED: AtomicBool = AtomicBool::new(false);
 
 /// Puts the calling thread into SCHED_FIFO.
 pub fn enter(priority: i32) -> io::Result<()> {
@@ -68,22 +70,41 @@ fn schedule(tid: i32, policy: i32, priority: i32) -> io::Result<()> {
     }
 }
 
-/// Locks what the process uses now and will use, page by page as it is touched; gives the bound in bytes.
+/// Locks what the process uses now and will use, page by page as it is touched.
 ///
-/// The bound is RLIMIT_MEMLOCK, raised to [`LOCKED_MAX`] where we may; with the right to lock without bound the
-/// process's own size is the bound.
-pub fn lock_memory() -> io::Result<u64> {
+/// Bounded by [`LOCKED_MAX`]: through RLIMIT_MEMLOCK, or, with the right to lock without bound, through
+/// [`unlock_if_over`]. With a lower limit nothing is locked at all: a later thread could not get its stack.
+pub fn lock_memory() -> io::Result<()> {
     let before = getrlimit(Resource::Memlock);
-    let enough = before.current.is_none_or(|bytes| bytes >= LOCKED_MAX);
-    if !enough {
+    if before.current.is_some_and(|bytes| bytes < LOCKED_MAX) {
         let maximum = before.maximum.map_or(Some(LOCKED_MAX), |bytes| Some(bytes.max(LOCKED_MAX)));
-        // Refused without CAP_SYS_RESOURCE; what may be locked all the same shows below.
-        let _ = setrlimit(Resource::Memlock, Rlimit { current: Some(LOCKED_MAX), maximum });
+        // Refused without CAP_SYS_RESOURCE; the right to lock without bound does as well.
+        let raised = setrlimit(Resource::Memlock, Rlimit { current: Some(LOCKED_MAX), maximum });
+        let unbound = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
+        if raised.is_err() && !unbound {
+            let have = before.current.unwrap_or_default() >> 10;
+            let need = LOCKED_MAX >> 10;
+            return Err(io::Error::other(format!(
+                "RLIMIT_MEMLOCK is {have} KiB; {need} KiB or CAP_IPC_LOCK are needed"
+            )));
+        }
     }
     // SAFETY: a plain system call.
     if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) } == 0 {
-        Ok(LOCKED_MAX)
+        LOCKED.store(true, Ordering::Release);
+        Ok(())
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Unlocks all again if more than the bound is locked; true when it did. To be called now and then.
+pub fn unlock_if_over() -> bool {
+    if !LOCKED.load(Ordering::Acquire) || super::resident::locked_kib() << 10 <= LOCKED_MAX {
+        return false;
+    }
+    // SAFETY: a plain system call.
+    unsafe { libc::munlockall() };
+    LOCKED.store(false, Ordering::Release);
+    true
 }

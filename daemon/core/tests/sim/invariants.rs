@@ -321,6 +321,7 @@ impl World {
     fn is_steady(&self, by: usize, since: u64) -> bool {
         self.machines[by].touched < since
             && self.machines[by].frozen_until < since
+            && self.machines[by].own_links.iter().all(|up| *up)
             && self.machines[by].runs(self.now)
     }
 

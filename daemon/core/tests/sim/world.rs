@@ -37,7 +37,7 @@ enum What {
     Wake { machine: usize },
     Deliver { machine: usize, packet: Box<Packet> },
     Latch { machine: usize, life: u64 },
-    Notice { machine: usize, life: u64, link: usize, up: bool },
+    Notice { machine: usize, life: u64, link: usize },
     Adversary,
     Fault(Fault),
     Promise(Promise),
@@ -162,8 +162,10 @@ impl World {
                     self.machines[machine].obituary(self.now);
                 }
             }
-            What::Notice { machine, life, link, up } => {
+            What::Notice { machine, life, link } => {
+                // As it is by now: notices do not overtake one another.
                 let subject = &mut self.machines[machine];
+                let up = subject.own_links[link];
                 if let Some(daemon) = subject.daemon.as_mut().filter(|_| subject.lives == life) {
                     daemon.notices.push_back((link as u8, up));
                     self.wake_soon(machine);
@@ -371,7 +373,7 @@ impl World {
         subject.touched = self.now;
         let life = subject.lives;
         let at = self.now + self.random.within(1, 3 * MS);
-        self.at(at, What::Notice { machine, life, link, up });
+        self.at(at, What::Notice { machine, life, link });
     }
 
     pub(crate) fn set_path(&mut self, from: usize, to: usize, link: usize, is_cut: bool) {

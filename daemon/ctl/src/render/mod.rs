@@ -2,6 +2,7 @@
 
 mod config;
 mod events;
+mod handover;
 mod links;
 mod peers;
 #[cfg(test)]
@@ -11,6 +12,7 @@ mod status;
 
 pub(crate) use config::config;
 pub(crate) use events::{event, events};
+pub(crate) use handover::handover;
 pub(crate) use links::links;
 pub(crate) use peers::peers;
 pub(crate) use stats::stats;

@@ -4,11 +4,12 @@
 //! blocks on a disk, a client or a peer. Its beat, which every frame carries to the peers, is the first thing of each
 //! round, so a loop that hangs anywhere is told by the kernel as stalled.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+mod looks;
 
-use ringbeat_common::event::Event;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError};
+
 use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, VERSION, flags};
 use ringbeat_common::limits::{SLOTS_MAX, cell};
 use ringbeat_common::watch::state;
@@ -19,7 +20,7 @@ use ringbeat_core::handshake::{self, Handshake};
 use ringbeat_core::told::{Told, ToldKind};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
-use crate::carrier::{self, Carrier};
+use crate::carrier::Carrier;
 use crate::control::Ask;
 use crate::exit::{Exit, Refusal};
 use crate::plane::Plane;
@@ -27,6 +28,7 @@ use crate::report;
 use crate::sockets::LinkSockets;
 use crate::start::Started;
 use crate::sys::clock::{boot_ns, timespec};
+use crate::sys::realtime;
 
 /// The longest sleep: the beat must be younger than what peers call stalled, by far.
 const BEAT_NS: u64 = 20_000_000;
@@ -58,6 +60,10 @@ pub struct Runtime {
     /// Events found by the look over the cells.
     pub events_lost: u64,
     carrier: Option<Carrier>,
+    /// Whether each link's probes are refused by the kernel, all of them.
+    refused: Vec<bool>,
+    /// Refusals and probes that left, of each link, at the last look.
+    flow: Vec<(u64, u64)>,
     /// Why each link cannot send, in the configuration's order.
     pub faults: Vec<Option<&'static str>>,
     /// The state words as the detector knows them.
@@ -147,7 +153,8 @@ impl Runtime {
         let carrier = Carrier::listen()
             .inspect_err(|error| tracing::warn!(%error, "carriers are looked at once a second only"))
             .ok();
-        let faults = vec![None; started.links.len()];
+        let links = started.links.len();
+        let (faults, refused, flow) = (vec![None; links], vec![false; links], vec![(0, 0); links]);
         Self {
             started,
             detector,
@@ -157,6 +164,8 @@ impl Runtime {
             round_max_ns: 0,
             events_lost: 0,
             carrier,
+            refused,
+            flow,
             faults,
             known: vec![0; SLOTS_MAX],
             duplicate: None,
@@ -242,12 +251,18 @@ impl Runtime {
         if changed || now_ns >= self.carrier_ns {
             self.look_at_carriers(now_ns);
             self.carrier_ns = now_ns + CARRIER_NS;
+            if realtime::unlock_if_over() {
+                let mut said = self.started.realtime.lock().unwrap_or_else(PoisonError::into_inner);
+                said.memory = format!("not locked: over {} MiB", realtime::LOCKED_MAX >> 20);
+                said.granted = false;
+            }
         }
         if now_ns >= self.look_ns {
             self.look_ns = now_ns + LOOK_NS;
             self.take_events(now_ns);
             self.look_over_cells(now_ns, true);
             self.learn_rows();
+            self.look_at_flow(now_ns);
             if let Plane::Kernel(plane) = &mut self.started.plane {
                 plane.listen();
             }
@@ -315,61 +330,6 @@ impl Runtime {
             && frame.link() == link
             && frame.key_id() == 0
             && frame.computed_tag(identity.key) == frame.tag()
-    }
-
-    /// Compares the cells with what the detector knows: a full ring loses events, never states.
-    fn look_over_cells(&mut self, now_ns: u64, lost: bool) {
-        for slot in self.peer_slots() {
-            for link in self.started.links.iter().map(|link| link.id).collect::<Vec<_>>() {
-                let index = cell(link, slot);
-                let (from, to) = (self.known[index], self.started.plane.state(link, slot));
-                if from == to || to & state::WATCHED == 0 {
-                    continue;
-                }
-                let there = self.started.plane.slot(link, slot);
-                let watch = self.started.plane.cell(link, slot).watch;
-                let event = Event {
-                    stamp_ns: now_ns,
-                    cell: index as u32,
-                    by_timer: 0,
-                    from,
-                    to,
-                    heard_ns: watch.heard_ns,
-                    unanswered_ns: watch.unanswered_ns,
-                    credit_ns: 0,
-                    incarnation: there.incarnation,
-                    daemon_age_us: there.daemon_age_us,
-                    flags: there.flags as u32,
-                };
-                self.events_lost += u64::from(lost);
-                self.known[index] = to;
-                self.detector.handle(detector::Input::Cell(event), now_ns);
-            }
-        }
-    }
-
-    /// The peers' rows, as their newest frames had them.
-    fn learn_rows(&mut self) {
-        for peer in self.peer_slots() {
-            for link in &self.started.links {
-                let slot = self.started.plane.slot(link.id, peer);
-                if slot.peer_stamp_received != 0 && slot.proof != 0 {
-                    self.graph.set(peer, slot.heard, slot.peer_stamp_received, Some(link.id));
-                }
-            }
-        }
-    }
-
-    fn look_at_carriers(&mut self, now_ns: u64) {
-        for index in 0..self.faults.len() {
-            let link = &self.started.links[index];
-            let fault = carrier::fault(&link.interface);
-            if fault.is_some() != self.faults[index].is_some() {
-                let input = detector::Input::OwnLink { link: link.id, up: fault.is_none(), stamp_ns: now_ns };
-                self.detector.handle(input, now_ns);
-            }
-            self.faults[index] = fault;
-        }
     }
 
     /// Carries out all that the machines have said.
