@@ -15,6 +15,7 @@ use crate::control::Reply;
 use crate::plane;
 use crate::plane::reading::{SILENCES_MS, quantiles};
 use crate::runtime::Runtime;
+use crate::start::STARTING;
 use crate::sys::clock::boot_ns;
 use crate::sys::{realtime, resident};
 
@@ -51,7 +52,7 @@ fn status(runtime: &Runtime) -> Status {
     let mut warnings = started.warnings.clone();
     if realtime::is_over_budget() {
         warnings.push("real-time scheduling was given up: a thread ran over its budget".to_owned());
-    } else if !realtime.granted && started.config.cluster().realtime() {
+    } else if !realtime.granted && realtime.probe != STARTING && started.config.cluster().realtime() {
         warnings.push(format!("probes: {}; memory: {}", realtime.probe, realtime.memory));
     }
     if let Some(other) = runtime.duplicate.and_then(incarnation_text) {

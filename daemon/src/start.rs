@@ -24,6 +24,9 @@ use crate::sys::realtime::{self, LOOP_PRIORITY, PROBE_PRIORITY};
 use crate::sys::socket::interface_index;
 use crate::{incarnation, keys};
 
+/// What status says of a probe thread that has not asked yet.
+pub const STARTING: &str = "starting";
+
 /// All that the main loop runs on.
 pub struct Started {
     /// The configuration.
@@ -274,7 +277,7 @@ fn prepare_realtime(config: &Config) -> Realtime {
     if let Err(error) = realtime::set_budget() {
         tracing::warn!(%error, "real-time threads run without a budget");
     }
-    Realtime { probe: "not started".to_owned(), granted: memory.starts_with("locked"), memory }
+    Realtime { probe: STARTING.to_owned(), memory, granted: false }
 }
 
 /// What the beating thread does first.
@@ -288,7 +291,10 @@ fn enter_realtime(config: &Config, granted: &Arc<Mutex<Realtime>>) -> impl FnOnc
         let entered = realtime::enter(PROBE_PRIORITY);
         let mut said = granted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match entered {
-            Ok(()) => said.probe = format!("fifo {PROBE_PRIORITY}"),
+            Ok(()) => {
+                said.probe = format!("fifo {PROBE_PRIORITY}");
+                said.granted = said.memory.starts_with("locked");
+            }
             Err(error) => {
                 said.probe = format!("normal: {error} (CAP_SYS_NICE, or RLIMIT_RTPRIO of {PROBE_PRIORITY})");
                 said.granted = false;

@@ -48,7 +48,7 @@ pub enum Input {
         link: u8,
         /// Whether it can send.
         up: bool,
-        /// When that was seen. What the kernel stamped before an own link was back accuses nobody.
+        /// When that was seen. A silence that began before an own link was back accuses nobody.
         stamp_ns: u64,
     },
     /// The handshake has accepted an incarnation and the shell has reset the peer's cells to `WATCHED`. To be handed over

@@ -242,8 +242,8 @@ impl Peer {
                 self.tell(ToldKind::LinkLate, Some(links[at].times.link), stamp_ns, evidence, book);
             }
             EdgeState::Up if self.life == Life::Up => self.fall(at, stamp_ns, links, book),
-            // Of the time when the own link was down: no evidence, but it is not heard any more, either.
-            EdgeState::Damped if stamp_ns < links[at].since_ns => {
+            // Its silence began when the own link was down: that is no evidence, and no life either.
+            EdgeState::Damped if self.edges[at].evidence.unanswered_ns < links[at].since_ns => {
                 self.edges[at].state = EdgeState::Unknown;
                 book.timers.set(timer, links[at].since_ns + links[at].times.deadline_ns);
                 self.watch_silence(links[at].since_ns, links, book);

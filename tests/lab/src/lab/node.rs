@@ -28,6 +28,8 @@ use crate::{
 
 /// The daemon's program.
 const DAEMON: &str = "ringbeatd";
+/// How long a killed daemon may take to let go of its programs and its lock.
+const DYING: Duration = Duration::from_secs(1);
 /// The daemon's control socket, inside the node.
 const SOCKET: &str = "run/ringbeat/control.sock";
 
@@ -152,7 +154,7 @@ impl Node<'_> {
             self.lab.boot(&self.name)?;
         }
         if let Some(daemon) = self.daemon()? {
-            ensure!(!daemon.is_alive(), "the daemon of {} runs already, as pid {}", self.name, daemon.pid);
+            ensure!(daemon.wait_dead(DYING), "the daemon of {} runs already, as pid {}", self.name, daemon.pid);
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let daemon = state::program(DAEMON)?.to_string_lossy().into_owned();
