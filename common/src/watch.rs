@@ -26,7 +26,25 @@ pub struct Watch {
 }
 
 /// Bits of a cell's state word. Every change is one compare-and-swap and one event.
+///
+/// In the kernel's cells the upper half is the salt of the incarnation that the cell is about: a program that was held
+/// up since before the daemon accepted another life finds another word, and its swap fails.
 pub mod state {
+    /// The half of the word with the bits below.
+    pub const BITS: u64 = 0xffff_ffff;
+
+    /// A cell that is watched for this life, and not heard yet.
+    #[inline(always)]
+    pub const fn watched(incarnation: u64) -> u64 {
+        WATCHED | incarnation << 32
+    }
+
+    /// Whether a word of a cell is about this life.
+    #[inline(always)]
+    pub const fn is_of(word: u64, incarnation: u64) -> bool {
+        word >> 32 == incarnation & BITS
+    }
+
     /// The peer's incarnation is accepted; the cell is watched.
     pub const WATCHED: u64 = 1;
     /// Life was proven inside the deadline.
@@ -49,7 +67,7 @@ pub const fn after_proof(old: u64, frame_flags: u8, daemon_age_us: u32) -> u64 {
     if old & state::WATCHED == 0 {
         return old;
     }
-    let mut new = state::WATCHED | state::HEARD | (old & state::GONE);
+    let mut new = (old & !state::BITS) | state::WATCHED | state::HEARD | (old & state::GONE);
     if frame_flags & flags::GONE != 0 {
         new |= state::GONE;
     }
@@ -183,6 +201,11 @@ mod tests {
         let stalled = after_proof(watched, 0, 200_000);
         assert_eq!(stalled, watched | state::HEARD | state::STALLED);
         assert_eq!(after_proof(stalled, 0, 0), watched | state::HEARD);
+        // Whose life it is stays with the word.
+        let life = 7 << 32 | 0xabcd;
+        let word = after_proof(state::watched(life), flags::LEAVING, 0);
+        assert!(state::is_of(word, life) && !state::is_of(word, life + 1) && !state::is_of(0, life));
+        assert_eq!(word & state::BITS, watched | state::HEARD | state::LEAVING);
         // While a daemon is being replaced its main loop is expected to stand still.
         assert_eq!(after_proof(watched, flags::HANDOVER, 200_000), watched | state::HEARD | state::HANDOVER);
     }

@@ -20,7 +20,7 @@ use ringbeat_common::histogram::{self, BUCKETS, Histogram};
 use ringbeat_common::limits::{LINKS_MAX, NODES_MAX, cell};
 use ringbeat_common::maps::{Link, Node};
 use ringbeat_common::slot::{Local, Snapshot};
-use ringbeat_common::watch::after_proof;
+use ringbeat_common::watch::{after_proof, state};
 
 use crate::packet::{Place, locate};
 use crate::{Outcome, atomic, maps};
@@ -157,6 +157,12 @@ fn seen(frame: &Frame, index: usize, now_ns: u64) {
     // SAFETY: a valid map value; `cell` keeps the index inside the array.
     unsafe {
         let watch = addr_of_mut!((*watches).cells).cast::<ringbeat_common::watch::Watch>().add(index & 511);
+        // Read before anything is written: a cell of another life is not ours to touch, and should the life change
+        // from here on, the swap below fails.
+        let from = atomic::load(addr_of!((*watch).state));
+        if !state::is_of(from, frame.incarnation()) {
+            return;
+        }
         let heard_ns = atomic::load(addr_of!((*watch).heard_ns));
         let unanswered_ns = atomic::load(addr_of!((*watch).unanswered_ns));
         atomic::store(addr_of_mut!((*watch).heard_ns), now_ns);
@@ -166,7 +172,6 @@ fn seen(frame: &Frame, index: usize, now_ns: u64) {
         {
             record(addr_of_mut!((*trips).silence), now_ns.wrapping_sub(heard_ns));
         }
-        let from = atomic::load(addr_of!((*watch).state));
         let to = after_proof(from, frame.flags(), frame.daemon_age_us());
         if to != from && atomic::swap(addr_of_mut!((*watch).state), from, to) {
             let event = Event {

@@ -21,6 +21,7 @@
 //! Deliberately not here: clocks, randomness, sockets, files, threads, logging, tables without order. This crate's
 //! clippy.toml forbids them. No membership either: these machines say what was seen, the next ones decide.
 #![forbid(unsafe_code)]
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod detector;
 pub mod graph;

@@ -46,6 +46,8 @@ pub struct KernelPlane {
     /// The incarnation of a former daemon whose hand-over was taken up.
     adopted: Option<u64>,
     found_pins: bool,
+    /// Whether the maps hold this daemon's state, and no longer a former one's.
+    is_ours: bool,
     /// Keeps programs and links in place.
     loaded: Loaded,
 }
@@ -91,6 +93,7 @@ impl KernelPlane {
             modes: Vec::new(),
             adopted: None,
             found_pins,
+            is_ours: false,
             loaded,
         };
         plane.adopted = plane.adoptable();
@@ -213,12 +216,13 @@ impl KernelPlane {
     }
 
     /// Registers this process and opens. Until now the kernel has gone on for the former daemon, and said that it is
-    /// gone; what was its own is closed and cleared in this one step, shorter than any deadline.
+    /// gone; what was its own is closed and cleared in this one step, shorter than any deadline. Opening again keeps the peers.
     pub fn open(&mut self, incarnation: u64) -> Result<(), LoadError> {
-        if self.adopted != Some(incarnation) {
+        if !self.is_ours && self.adopted != Some(incarnation) {
             let prepared = self.clear().and_then(|()| self.configure());
             prepared.map_err(|error| LoadError::Map { name: "SLOTS", why: chain(&error) })?;
         }
+        self.is_ours = true;
         self.loaded.register()?;
         self.node.word(0, offset_of!(Node, flags)).store(0, Ordering::SeqCst);
         self.node.word(0, offset_of!(Node, incarnation)).store(incarnation, Ordering::SeqCst);
@@ -245,7 +249,7 @@ impl KernelPlane {
             // Two halves of one word, low one first.
             let half = |ns: u64| ns.min(u64::from(u32::MAX));
             set(offset_of!(Watch, deadline_ns), half(link.interval_ns) << 32 | half(link.deadline_ns));
-            set(offset_of!(Watch, state), state::WATCHED);
+            set(offset_of!(Watch, state), state::watched(incarnation));
         }
         Ok(())
     }
@@ -292,7 +296,7 @@ impl KernelPlane {
             unanswered_ns: word(offset_of!(Watch, unanswered_ns)),
             deadline_ns: times as u32,
             interval_ns: (times >> 32) as u32,
-            state: word(offset_of!(Watch, state)),
+            state: word(offset_of!(Watch, state)) & state::BITS,
         };
         CellReading::new(watch, self.counters.copy(index), &self.trips.copy(index))
     }
@@ -304,7 +308,7 @@ impl KernelPlane {
 
     /// See [`super::Plane::state`].
     pub fn state(&self, link: u8, slot: u8) -> u64 {
-        self.watch_word(cell(link, slot), offset_of!(Watch, state)).load(Ordering::Acquire)
+        self.watch_word(cell(link, slot), offset_of!(Watch, state)).load(Ordering::Acquire) & state::BITS
     }
 
     /// See [`super::Plane::drops`].
@@ -338,7 +342,7 @@ fn empty_trips() -> Trips {
     Trips { round_trip: Histogram::EMPTY, jitter: Histogram::EMPTY, silence: Histogram::EMPTY }
 }
 
-/// The event in a record of the ring.
+/// The event in a record of the ring; whose life its words are about is the kernel's own business.
 fn event_of(bytes: &[u8]) -> Option<Event> {
     let (words, _) = bytes.as_chunks::<8>();
     let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
@@ -349,8 +353,8 @@ fn event_of(bytes: &[u8]) -> Option<Event> {
         stamp_ns,
         cell: cell as u32,
         by_timer: (cell >> 32) as u32,
-        from,
-        to,
+        from: from & state::BITS,
+        to: to & state::BITS,
         heard_ns,
         unanswered_ns,
         credit_ns,

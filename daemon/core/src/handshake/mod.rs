@@ -33,6 +33,7 @@ use std::collections::VecDeque;
 use ringbeat_common::frame::{Frame, Kind};
 use ringbeat_common::limits::{LINKS_MAX, NODES_MAX};
 
+pub use self::peer::PeerView;
 use self::peer::{Nonce, Peer};
 use crate::limits::{
     ANNOUNCE_BURST_NS, ANNOUNCE_INTERVAL_NS, HELLO_BURST_NS, HELLO_INTERVAL_NS, NONCES_POOLED,
@@ -138,17 +139,6 @@ pub struct Counters {
     pub stray: u64,
 }
 
-/// What the handshake knows of a peer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PeerView {
-    /// The accepted incarnation.
-    pub incarnation: Option<u64>,
-    /// The version of frames that it writes, as it said when it proved itself; 0 before.
-    pub version: u8,
-    /// The version of its configuration, as it said when it proved itself.
-    pub config_version: Option<u64>,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Timer {
     Announce,
@@ -208,13 +198,14 @@ impl Handshake {
 
     /// Takes one input.
     pub fn handle(&mut self, input: Input, now_ns: u64) {
+        let own = self.config.own;
         match input {
             Input::Frame { link, frame } => self.frame(link, &frame, now_ns),
             Input::Nonces(nonces) => self.nonces(&nonces, now_ns),
             Input::Heard { slot } => self.heard(slot, true, now_ns),
             Input::Silent { slot } => self.heard(slot, false, now_ns),
             Input::Adopted { slot, incarnation } => {
-                if let Some(peer) = self.peer(slot) {
+                if let Some(peer) = self.peer(slot).filter(|_| slot != own) {
                     peer.incarnation = (incarnation != 0).then_some(incarnation);
                 }
             }
@@ -477,8 +468,7 @@ impl Handshake {
 
     /// `nonces` are the own one and the echoed one.
     fn send(&mut self, kind: Kind, link: u8, target: u8, nonces: [u64; 2], target_incarnation: u64) {
-        let config = &self.config;
-        let mut frame = Frame::new(kind);
+        let (config, mut frame) = (&self.config, Frame::new(kind));
         frame.set_cluster_id(config.cluster_id);
         frame.set_config_version(config.config_version);
         frame.set_sender(config.own);

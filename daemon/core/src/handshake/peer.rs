@@ -2,8 +2,18 @@
 
 use ringbeat_common::frame::Frame;
 
-use super::PeerView;
 use crate::limits::{NONCE_AGE_MAX_NS, SUPERSEDED_KEPT, WELCOME_WINDOW_NS, WELCOMES_MAX};
+
+/// What the handshake knows of a peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerView {
+    /// The accepted incarnation.
+    pub incarnation: Option<u64>,
+    /// The version of frames that it writes, as it said when it proved itself; 0 before.
+    pub version: u8,
+    /// The version of its configuration, as it said when it proved itself.
+    pub config_version: Option<u64>,
+}
 
 /// A number that the peer has to echo.
 #[derive(Clone, Copy, Debug)]

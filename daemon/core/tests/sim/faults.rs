@@ -68,7 +68,7 @@ impl Scenario {
             links: (0..links as u8).map(times).collect(),
             mutation,
             broken,
-            is_recorded: is_intact && seed % 16 == 0,
+            is_recorded: is_intact && seed.is_multiple_of(16),
         };
         let least = random.within(20_000, MS);
         let mut scenario = Self {
@@ -85,6 +85,11 @@ impl Scenario {
         let machines = nodes + usize::from(scenario.duplicate_of.is_some());
         for machine in 0..machines {
             scenario.faults.push((random.within(1, 200 * MS), Fault::Start { machine }));
+        }
+        if let Some(slot) = scenario.duplicate_of.filter(|_| random.permille(500)) {
+            // The two do not hear one another at first, and take turns with the others.
+            let links: Vec<usize> = (0..links).collect();
+            scenario.cut(0, usize::from(slot), nodes, &links, true);
         }
         let mut heal = 600 * MS;
         for _ in 0..random.within(0, 6) {

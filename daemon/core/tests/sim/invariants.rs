@@ -390,6 +390,7 @@ impl World {
             }
             Promise::Stalled { by, of, since, is_failed } => {
                 let is_halted = self.machines[of].paused
+                    && self.machines[of].daemon.is_some()
                     && self.machines[of].touched <= since
                     && !self.judge.leaving.contains(&self.machines[of].incarnation());
                 let state = self.state(by, of);

@@ -88,7 +88,7 @@ impl Machine {
             halted: None,
             wake_at: None,
             offset_ns: random.within(1_000 * MS, 1_000_000_000 * MS),
-            drift_ppm: random.within(0, 201) as i64 - 100,
+            drift_ppm: random.within(0, 201).cast_signed() - 100,
             random: SplitMix::new(random.next()),
         }
     }

@@ -106,6 +106,7 @@ fn even_seeds_hold() {
             "alone",
             "not_alone",
             "incarnation_rolled_back",
+            "duplicate_peer",
             "duplicate_self",
         ] {
             assert!(tellings.contains_key(name), "{name} was never told");

@@ -261,7 +261,7 @@ impl World {
         let frame = packet.frame;
         let link = usize::from(frame.link());
         let local_ns = self.machines[machine].local(self.now);
-        if !self.machines[machine].own_links[link] && !packet.replay_to.is_some() {
+        if !self.machines[machine].own_links[link] && packet.replay_to.is_none() {
             return;
         }
         let subject = &mut self.machines[machine];
