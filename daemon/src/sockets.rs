@@ -87,6 +87,9 @@ impl LinkSockets {
             ))?;
             Ok(socket)
         };
+        if own.is_ipv4() {
+            accept_own_address(interface);
+        }
         let sockets = Self {
             own: bind(own)?,
             everyone: bind(scoped(unspecified(own.ip()), port, 0))?,
@@ -134,6 +137,15 @@ impl LinkSockets {
         let (length, _, from) = recvfrom(socket, buffer, RecvFlags::DONTWAIT)?;
         let from = from.and_then(|from| SocketAddr::try_from(from).ok());
         from.map(|from| (length, from)).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+}
+
+/// A machine that was cloned has our address, too, and the kernel drops what seems to come from ourselves before any
+/// socket hears it. On a heartbeat link that is just what must be heard: the handshake tells the two apart.
+fn accept_own_address(interface: &str) {
+    let path = format!("/proc/sys/net/ipv4/conf/{interface}/accept_local");
+    if let Err(error) = std::fs::write(&path, "1") {
+        tracing::warn!(%path, %error, "a second machine with this node's id and address would not be noticed");
     }
 }
 

@@ -140,7 +140,10 @@ fn load(path: &Path) -> Result<(Config, ringbeat_config::AuthKey), Refusal> {
 /// The error with its place and hint, as `ringbeat config check` shows it.
 fn refuse(error: &ConfigError) -> Refusal {
     let place = error.place().map_or(String::new(), |place| format!("{place}: "));
-    Refusal::because(Exit::Configuration, format!("{place}{error} [{}]. {}", error.code(), error.help()))
+    Refusal::because(
+        Exit::Configuration,
+        format!("{place}{} [{}]. {}", chain(error), error.code(), error.help()),
+    )
 }
 
 fn lock(config: &Config) -> Result<File, Refusal> {

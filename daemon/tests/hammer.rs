@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use aya::maps::{Array, Map, MapData};
 use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, flags};
 use ringbeat_common::limits::cell;
-use ringbeat_common::maps::{Latch, latch};
+use ringbeat_common::maps::{Latch, Node, latch};
 use ringbeat_common::slot::Slot;
 use ringbeat_common::watch::state;
 use ringbeat_config::Datapath;
@@ -41,6 +41,8 @@ const TX: u32 = 3;
 const ROUNDS: u64 = 200_000;
 /// Kills of one test.
 const KILLS: u64 = 10;
+/// One opening in so many steps is done whole, by the daemon's own code.
+const WHOLE: u64 = 256;
 /// The most time for either.
 const PATIENCE: Duration = Duration::from_secs(60);
 const SEQ: Ordering = Ordering::SeqCst;
@@ -388,7 +390,10 @@ fn open_and_close(early: bool) -> Tally {
     let mut daemon = plane();
     daemon.open(own(1)).expect("opened");
     daemon.close();
+    daemon.open(own(1)).expect("opened");
     daemon.accept(1, peer(2)).expect("accepted");
+    daemon.close();
+    let words: Mapped<Node> = Mapped::new(pinned("NODE").fd(), 1).expect("mapped");
     let steps = Steps::new(early);
     // Odd steps open life (step + 1) / 2, even ones close it.
     hammer(
@@ -412,10 +417,15 @@ fn open_and_close(early: bool) -> Tally {
                 steps.done.store(step, SEQ);
                 dawdle();
             }
-            if step % 2 == 1 {
-                daemon.open(own(step.div_ceil(2))).expect("opened");
-            } else {
+            let life = own(step.div_ceil(2));
+            if step % 2 == 0 {
                 daemon.close();
+            } else if step % WHOLE == 1 {
+                daemon.open(life).expect("opened");
+                daemon.accept(1, peer(2)).expect("accepted");
+            } else {
+                // The last step of opening by itself: the others take a thousand times as long.
+                words.word(0, offset_of!(Node, incarnation)).store(life, SEQ);
             }
             steps.done.store(step, SEQ);
             // Long enough for a packet or two, and of a length that differs.
@@ -458,7 +468,8 @@ fn die_and_register(early: bool) -> Tally {
         &steps,
         |round, tally| {
             let done = steps.done.load(SEQ);
-            let answer = run(&mut sender, &probe(2, own(1), round)).expect("the plane stays open");
+            // Closed only while a daemon opens it anew.
+            let Some(answer) = run(&mut sender, &probe(2, own(1), round)) else { return };
             tally.answers += 1;
             let said = answer.flags() & flags::GONE != 0;
             // One step alone tells what a run saw; with more in between either may be right.
@@ -481,8 +492,12 @@ fn die_and_register(early: bool) -> Tally {
                 if set.is_err() {
                     tally.fail("the latch was not alive", || format!("{set:?}"));
                 }
-            } else {
+            } else if step % WHOLE == 0 {
                 daemon.open(own(1)).expect("opened");
+                daemon.accept(1, peer(2)).expect("accepted");
+            } else {
+                // The last step of registration by itself.
+                words.word(0, at).store(latch::ALIVE, SEQ);
             }
             steps.done.store(step, SEQ);
             for _ in 0..step % 4096 {

@@ -2,6 +2,8 @@
 //!
 //! Needs root and a kernel with BPF. Without them it says so, and fails where CI demands the run.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use ringbeat_common::drops::Drop;
 use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, VERSION, flags};
 use ringbeat_common::watch::state;
@@ -17,7 +19,12 @@ const DROP: u32 = 1;
 const PASS: u32 = 2;
 const TX: u32 = 3;
 
-fn plane() -> Option<KernelPlane> {
+/// One plane at a time: they all attach to the loopback interface.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// A plane, and the right to be the only one; the plane goes first.
+fn plane() -> Option<(MutexGuard<'static, ()>, KernelPlane)> {
+    let one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let identity = Identity { slot: 0, cluster_id: 77, config_version: 1, key: KEY };
     let link = PlaneLink {
         id: 0,
@@ -37,7 +44,7 @@ fn plane() -> Option<KernelPlane> {
         Ok(mut plane) => {
             plane.open(OWN).expect("opened");
             plane.accept(1, PEER).expect("accepted");
-            Some(plane)
+            Some((one, plane))
         }
         Err(why) => {
             assert!(std::env::var_os("CI").is_none(), "CI must run this: {why}");
@@ -119,7 +126,7 @@ fn frame_of(bytes: &[u8]) -> Frame {
 
 #[test]
 fn a_probe_is_answered_in_place() {
-    let Some(mut plane) = plane() else { return };
+    let Some((_one, mut plane)) = plane() else { return };
     plane.say(0b11, flags::HANDOVER);
     plane.hand_over(boot_ns() + 60_000_000_000);
     let wraps = [(false, false), (true, false), (false, true), (true, true)];
@@ -157,7 +164,7 @@ fn a_probe_is_answered_in_place() {
 
 #[test]
 fn bad_frames_are_dropped_and_counted_by_reason() {
-    let Some(mut plane) = plane() else { return };
+    let Some((_one, mut plane)) = plane() else { return };
     assert_eq!(plane.try_out(&packet(&probe(10), PLAIN), 1).expect("run").verdict, TX);
     let slot = plane.slot(0, 1);
     let mut bad = |change: &dyn Fn(&mut Frame), reason: Drop| {
@@ -193,7 +200,7 @@ fn bad_frames_are_dropped_and_counted_by_reason() {
 
 #[test]
 fn everything_else_passes_untouched() {
-    let Some(mut plane) = plane() else { return };
+    let Some((_one, mut plane)) = plane() else { return };
     let whole = packet(&probe(1), PLAIN);
     let mut odd: Vec<(&str, Vec<u8>)> = Vec::new();
     let mut change = |name, at: usize, byte: u8| {
@@ -252,7 +259,7 @@ fn everything_else_passes_untouched() {
 
 #[test]
 fn gone_stays_gone_and_is_told() {
-    let Some(mut plane) = plane() else { return };
+    let Some((_one, mut plane)) = plane() else { return };
     let mut frame = probe(1);
     frame.set_flags(flags::GONE);
     frame.seal(KEY);

@@ -37,7 +37,8 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     if remove(&args.name)? {
         println!("(a lab named {} was there; it is down now)", args.name);
     }
-    let lab = Lab::up(LabSpec { name: args.name.clone(), profile: args.profile.clone(), ..LabSpec::default() })?;
+    let lab =
+        Lab::up(LabSpec { name: args.name.clone(), profile: args.profile.clone(), ..LabSpec::default() })?;
     let shown = show(&lab);
     if args.keep {
         println!("\nthe lab stands: cargo xtask lab --name {} exec n1 -- ringbeat status", args.name);
@@ -56,7 +57,8 @@ fn show(lab: &Lab) -> Result<()> {
     thread::sleep(Duration::from_secs(1));
     links(lab)?;
 
-    let fault = Fault { title: "n2's daemon is killed (SIGKILL)", kind: "peer_gone", about: "n2", by: &["n1", "n3"] };
+    let fault =
+        Fault { title: "n2's daemon is killed (SIGKILL)", kind: "peer_gone", about: "n2", by: &["n1", "n3"] };
     fault.happens(lab, || lab.node("n2")?.kill())?;
     println!("  Its kernel goes on answering, and says so: evidence, not a timeout.");
     let dead = lab.node("n2")?.daemon()?.is_none_or(|daemon| daemon.wait_dead(PATIENCE));
@@ -65,7 +67,8 @@ fn show(lab: &Lab) -> Result<()> {
     all_up(lab)?;
     println!("  Started again, as a new incarnation; all hear one another.");
 
-    let fault = Fault { title: "n3 vanishes, the whole host", kind: "peer_down", about: "n3", by: &["n1", "n2"] };
+    let fault =
+        Fault { title: "n3 vanishes, the whole host", kind: "peer_down", about: "n3", by: &["n1", "n2"] };
     fault.happens(lab, || lab.crash("n3"))?;
     lab.boot("n3")?;
     lab.node("n3")?.start(&StartOptions::default())?;
@@ -78,13 +81,19 @@ fn show(lab: &Lab) -> Result<()> {
     thread::sleep(Duration::from_millis(200));
     let lost = lost(lab, "n1", 1, "n2")? - sent;
     println!("  n2 stays up through link 1, where {lost} beats were lost. Nobody is told as down.");
-    let fault = Fault { title: "link 1 of n2 is cut, too", kind: "peer_down", about: "n2", by: &["n1", "n3"] };
+    let fault =
+        Fault { title: "link 1 of n2 is cut, too", kind: "peer_down", about: "n2", by: &["n1", "n3"] };
     fault.happens(lab, || lab.cut(&Cut::node("n2").link(1)))?;
     lab.heal(None)?;
     all_up(lab)?;
     println!("  Healed; all hear one another, after the damping of a link that has flapped.");
 
-    let fault = Fault { title: "n1's daemon is stopped (SIGSTOP)", kind: "peer_stalled", about: "n1", by: &["n2", "n3"] };
+    let fault = Fault {
+        title: "n1's daemon is stopped (SIGSTOP)",
+        kind: "peer_stalled",
+        about: "n1",
+        by: &["n2", "n3"],
+    };
     fault.happens(lab, || lab.node("n1")?.pause())?;
     lab.node("n1")?.resume()?;
     println!("  Its kernel answers all the while: stalled, and neither down nor gone.");
@@ -110,7 +119,9 @@ impl Fault<'_> {
         println!("  {:>9.3} ms  fault", 0.0);
         for (by, watch) in watches {
             let is_it = |event: &EventRecord| {
-                event.kind == self.kind && event.node.as_deref() == Some(self.about) && event.stamp_ns >= fault_ns
+                event.kind == self.kind
+                    && event.node.as_deref() == Some(self.about)
+                    && event.stamp_ns >= fault_ns
             };
             let Some(event) = watch.next(TELLING, is_it)? else {
                 bail!("{by} did not tell {} of {} within {TELLING:?}", self.kind, self.about);
@@ -159,7 +170,8 @@ fn links(lab: &Lab) -> Result<()> {
         .map(|node| Ok((node.name().to_owned(), client(&node)?.stats()?.rss_kib)))
         .collect::<Result<_>>()?;
     let asked_ms = (boottime_ns() - started) as f64 / 1e6;
-    let rss: Vec<String> = ages.iter().map(|(name, kib)| format!("{name} {:.1} MiB", *kib as f64 / 1024.0)).collect();
+    let rss: Vec<String> =
+        ages.iter().map(|(name, kib)| format!("{name} {:.1} MiB", *kib as f64 / 1024.0)).collect();
     println!("\n  daemons: {} (asked all three in {asked_ms:.1} ms)", rss.join(", "));
     Ok(())
 }

@@ -96,7 +96,9 @@ fn measure(args: &BenchArgs, lab: &Lab, scenario: Scenario, runs: usize) -> Resu
         let mut slowest: Option<(f64, f64)> = Some((0.0, 0.0));
         for watch in &watches {
             let is_it = |event: &EventRecord| {
-                event.kind == scenario.told() && event.node.as_deref() == Some(VICTIM) && event.stamp_ns >= fault_ns
+                event.kind == scenario.told()
+                    && event.node.as_deref() == Some(VICTIM)
+                    && event.stamp_ns >= fault_ns
             };
             let told = watch.next(PATIENCE, is_it)?;
             slowest = slowest.zip(told).map(|((verdict, telling), event)| {
@@ -116,15 +118,17 @@ fn measure(args: &BenchArgs, lab: &Lab, scenario: Scenario, runs: usize) -> Resu
     }
     let told_ms = Quantiles::of(tellings);
     let stalls = machine.stalls();
-    let outliers = times.iter().filter(|(_, _, telling)| *telling > 2.0 * told_ms.p50).map(|&(run, fault_ns, telling)| {
-        // A stall that ended after the fault and began before the telling.
-        let end_ns = fault_ns + (telling * 1e6) as u64;
-        let overlaps = stalls
-            .iter()
-            .filter(|stall| stall.until_ns > fault_ns && stall.until_ns - (stall.ms * 1e6) as u64 <= end_ns);
-        let stall_ms = overlaps.map(|stall| stall.ms).max_by(f64::total_cmp);
-        Outlier { run, told_ms: telling, stall_ms }
-    });
+    let outliers = times.iter().filter(|(_, _, telling)| *telling > 2.0 * told_ms.p50).map(
+        |&(run, fault_ns, telling)| {
+            // A stall that ended after the fault and began before the telling.
+            let end_ns = fault_ns + (telling * 1e6) as u64;
+            let overlaps = stalls.iter().filter(|stall| {
+                stall.until_ns > fault_ns && stall.until_ns - (stall.ms * 1e6) as u64 <= end_ns
+            });
+            let stall_ms = overlaps.map(|stall| stall.ms).max_by(f64::total_cmp);
+            Outlier { run, told_ms: telling, stall_ms }
+        },
+    );
     Ok(Detected {
         scenario,
         profile: args.profile.clone(),

@@ -62,9 +62,12 @@ pub(crate) fn wait_for_peers(node: &Node<'_>, wanted: &str, patience: Duration) 
     let end = Instant::now() + patience;
     loop {
         let peers = peers(node);
-        let others = |peers: &[PeerReport]| peers.iter().filter(|peer| !peer.own).all(|peer| {
-            peer.state == wanted && peer.links.iter().all(|link| link.state.name() == wanted)
-        });
+        let others = |peers: &[PeerReport]| {
+            peers
+                .iter()
+                .filter(|peer| !peer.own)
+                .all(|peer| peer.state == wanted && peer.links.iter().all(|link| link.state.name() == wanted))
+        };
         match peers {
             Ok(peers) if others(&peers) => return Ok(()),
             found if Instant::now() >= end => {

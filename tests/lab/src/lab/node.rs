@@ -154,7 +154,12 @@ impl Node<'_> {
             self.lab.boot(&self.name)?;
         }
         if let Some(daemon) = self.daemon()? {
-            ensure!(daemon.wait_dead(DYING), "the daemon of {} runs already, as pid {}", self.name, daemon.pid);
+            ensure!(
+                daemon.wait_dead(DYING),
+                "the daemon of {} runs already, as pid {}",
+                self.name,
+                daemon.pid
+            );
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let daemon = state::program(DAEMON)?.to_string_lossy().into_owned();
