@@ -73,7 +73,8 @@ impl Ctx {
     /// The usual lab of three nodes and two links, under the test's name.
     #[must_use]
     pub fn spec(&self) -> LabSpec {
-        LabSpec { name: self.name.clone(), ..LabSpec::default() }
+        // `lan`: what a test claims must not hang on a stall of the machine; the benches are about `fast`.
+        LabSpec { name: self.name.clone(), profile: "lan".to_owned(), ..LabSpec::default() }
     }
 
     /// The name of another lab of the same test.
