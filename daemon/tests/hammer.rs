@@ -477,7 +477,7 @@ fn die_and_register(early: bool) -> Tally {
             if done % 2 == 1 && same && !said {
                 tally.fail("a dead daemon was alive", || format!("step {done}"));
             }
-            if done % 2 == 0 && same && said {
+            if done.is_multiple_of(2) && same && said {
                 tally.fail("a living daemon was dead", || format!("step {done}"));
             }
         },

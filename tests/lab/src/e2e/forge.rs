@@ -18,6 +18,9 @@ use serde_json::{Value, json};
 
 use crate::{Lab, Node, PacketSocket, boottime_ns};
 
+/// A frame that was seen, and the packet around it.
+pub(super) type Captured = (Frame, Vec<u8>);
+
 /// Long for a state of a daemon to come about, at load too.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Where the frame begins in a packet without VLAN tag over IPv4.
@@ -99,7 +102,7 @@ pub(super) fn frame_in(packet: &[u8]) -> Option<Frame> {
 pub(super) fn record<T>(
     socket: &PacketSocket,
     work: impl FnOnce() -> Result<T>,
-) -> Result<(T, Vec<(Frame, Vec<u8>)>)> {
+) -> Result<(T, Vec<Captured>)> {
     socket.set_patience(LOOK)?;
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
