@@ -301,6 +301,11 @@ impl KernelPlane {
         CellReading::new(watch, self.counters.copy(index), &self.trips.copy(index))
     }
 
+    /// See [`super::Plane::probes_sent`].
+    pub fn probes_sent(&self, link: u8, slot: u8) -> u64 {
+        self.counters.word(cell(link, slot), offset_of!(Counters, probes_sent)).load(Ordering::Relaxed)
+    }
+
     /// See [`super::Plane::slot`].
     pub fn slot(&self, link: u8, slot: u8) -> Slot {
         self.slots.get(&(cell(link, slot) as u32), UNDER_LOCK).map_or(Slot::default(), |value| value.0)

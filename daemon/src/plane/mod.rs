@@ -139,6 +139,11 @@ impl Plane {
         either!(self, plane => plane.cell(link, slot))
     }
 
+    /// Probes that left to a peer on a link; without the histograms that [`Self::cell`] sums up.
+    pub fn probes_sent(&self, link: u8, slot: u8) -> u64 {
+        either!(self, plane => plane.probes_sent(link, slot))
+    }
+
     /// What is known of a peer on a link.
     pub fn slot(&self, link: u8, slot: u8) -> Slot {
         either!(self, plane => plane.slot(link, slot))

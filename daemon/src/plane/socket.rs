@@ -128,6 +128,11 @@ impl SocketPlane {
         CellReading::new(watch, counters, &trips)
     }
 
+    /// See [`super::Plane::probes_sent`].
+    pub fn probes_sent(&self, link: u8, slot: u8) -> u64 {
+        self.shared.table().cell(link, slot).1.probes_sent
+    }
+
     /// See [`super::Plane::slot`].
     pub fn slot(&self, link: u8, slot: u8) -> Slot {
         self.shared.table().slot(link, slot)

@@ -62,7 +62,7 @@ impl Runtime {
             let link = self.started.links[index].id;
             let errors = self.started.book.send_errors(link).0;
             let sent = self.peer_slots().into_iter();
-            let sent = sent.map(|slot| self.started.plane.cell(link, slot).counters.probes_sent).sum();
+            let sent = sent.map(|slot| self.started.plane.probes_sent(link, slot)).sum();
             let before = std::mem::replace(&mut self.flow[index], (errors, sent));
             let refused = match (errors > before.0, sent > before.1) {
                 (true, false) => true,
