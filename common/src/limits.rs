@@ -11,6 +11,11 @@ pub const LINKS_MAX: usize = 8;
 pub const SLOTS_MAX: usize = NODES_MAX * LINKS_MAX;
 /// Keys that may be in force at once, while one is rolled to the next.
 pub const KEYS_MAX: usize = 4;
+/// Gates of leased resources: the sets of what a node owns are 64-bit words.
+pub const GATES_MAX: usize = 64;
+/// The longest lease, interval × count of the slowest link, in ns. A node that does not know what it promised before
+/// it started waits 1.25 of it.
+pub const LEASE_MAX_NS: u64 = 2_000_000_000;
 /// Bytes of the ring buffer from kernel to daemon: 2,048 events of 128 bytes with their headers.
 pub const EVENT_RING_BYTES: usize = 1 << 18;
 /// The shortest time between two runs of the expiry timer, in ns: what a scan may cost stays bounded.

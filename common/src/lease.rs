@@ -1,0 +1,774 @@
+//! The lease: who may let packets of a resource pass, and until when.
+//!
+//! One table of words holds a node's whole lease: what it has promised as a granter, what it was granted, its view, its
+//! gates. The kernel's programs and the daemon run the functions of this file over it at the same time, without a
+//! lock; each word changes whole, and the order of the changes is the argument. `docs/lease.md` has the rule and
+//! the proof, `docs/atomicity.md` the order. The simulation runs the same functions, word by word.
+//!
+//! What makes it hold without a lock: promises and counts carry the *generation* of the view that they are for. The
+//! daemon revokes before it changes the view, and a program that was held up since before that finds its
+//! compare-and-swap fail.
+//!
+//! Deliberately not here: which view, who owns what (membership's), and the clock.
+
+use crate::limits::{GATES_MAX, NODES_MAX};
+use crate::view::View;
+
+/// Words of the table.
+pub const LEASE_WORDS: usize = GATES + 2 * GATES_MAX;
+
+/// The generation of the installed view; 0 serves nobody.
+pub const GENERATION: usize = 0;
+/// The installed view, three words.
+pub const VIEW: usize = 1;
+/// The view announced last, three words.
+pub const ANNOUNCED: usize = 4;
+/// Nothing is granted, and the own vote does not count, before this, in ns.
+pub const NOT_BEFORE_NS: usize = 7;
+/// From when on the own votes alone are a quorum, in ns; `u64::MAX` for never.
+pub const ALONE_FROM_NS: usize = 8;
+/// The own votes.
+pub const OWN_VOTES: usize = 9;
+/// The votes that a quorum has.
+pub const QUORUM: usize = 10;
+/// Slots from here on are not configured.
+pub const SLOTS_END: usize = 11;
+/// E: a [`Stamped`], until when the installed view's grants last.
+pub const UNTIL: usize = 12;
+/// `generation << 1 | 1` while the lease is known to be valid: what has been told.
+pub const TOLD: usize = 13;
+/// By how much gates close before the lease ends, in µs.
+pub const SLACK_US: usize = 14;
+/// How often the lease has run out and come back inside a generation.
+pub const LAPSES: usize = 15;
+/// The longest of them, in µs.
+pub const LAPSE_MAX_US: usize = 16;
+/// The latest time that any gate has carried over, in µs.
+pub const CARRIED_MAX_US: usize = 17;
+/// The last generation that was, which no later one repeats.
+pub const GENERATION_LAST: usize = 18;
+/// Promises, a [`Promise`] for each slot.
+pub const PROMISES: usize = 24;
+/// Grants counted, a [`Stamped`] for each slot.
+pub const COUNTS: usize = PROMISES + NODES_MAX;
+/// Votes of the installed view's other members; 0 for everybody else.
+pub const VOTES: usize = COUNTS + NODES_MAX;
+/// For each gate two words: whether it may open, and until when a lease that was carried over lasts, in µs.
+pub const GATES: usize = VOTES + NODES_MAX;
+
+/// The promise outlasts the lease by a quarter: the kernel's clocks are slewed by up to 11 % at both ends, and
+/// 1.25 / 1.11 > 1.11.
+pub const PROMISE_QUARTERS: u64 = 5;
+/// Tries of a compare-and-swap in a program; only other processors of this node compete.
+const TRIES: usize = 4;
+const US_BITS: u32 = 48;
+const US: u64 = (1 << US_BITS) - 1;
+const REVOKED: u64 = 1 << US_BITS;
+const GENERATION_SHIFT: u32 = US_BITS + 1;
+/// The greatest generation; the next one is 1 again.
+pub const GENERATION_MAX: u64 = (1 << (64 - GENERATION_SHIFT)) - 1;
+
+/// The table, by whoever can reach it: mapped memory, a map value inside a program, plain cells in a simulation.
+///
+/// Every method is one whole access. `swap_if` orders all accesses around it.
+pub trait Words {
+    /// Reads a word.
+    fn load(&self, at: usize) -> u64;
+    /// Writes a word.
+    fn store(&self, at: usize, value: u64);
+    /// Writes `new` if the word is `old`; true if it was.
+    fn swap_if(&self, at: usize, old: u64, new: u64) -> bool;
+}
+
+/// The clauses of the rule, each a constant that is true in [`Whole`], the only rule that ships. A simulation leaves
+/// them out one by one.
+pub trait Rule {
+    /// Announce: stop granting to nodes outside.
+    const STOP_OUTSIDE: bool = true;
+    /// Announce: close the gates of what the view gives to others.
+    const CLOSE_AT_ANNOUNCE: bool = true;
+    /// Grant: only from `not_before` on.
+    const GRANT_WAITS: bool = true;
+    /// Count: the own vote only from `not_before` on.
+    const OWN_VOTE_WAITS: bool = true;
+    /// Grant: only to members.
+    const GRANT_TO_MEMBERS: bool = true;
+    /// Install: forget grants of before.
+    const FORGET: bool = true;
+    /// Install: carry a lease over only for what was owned before.
+    const CARRY_OWNED_ONLY: bool = true;
+    /// Promise a quarter more than the lease.
+    const QUARTER: bool = true;
+    /// Count: a stamp not later than now.
+    const STAMP_NOT_LATER: bool = true;
+    /// Count: only grants that name the installed view.
+    const COUNT_VIEW: bool = true;
+    /// Promise from the receipt of the stamp that the grant returns, not from an earlier time.
+    const PROMISE_FROM_RECEIPT: bool = true;
+}
+
+/// The whole rule.
+#[derive(Clone, Copy, Debug)]
+pub struct Whole;
+
+impl Rule for Whole {}
+
+/// A granter's promise to one node: until when (µs, rounded up), under which generation, and whether it may be renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Promise(pub u64);
+
+impl Promise {
+    /// Of these parts.
+    #[inline(always)]
+    pub const fn new(generation: u64, until_us: u64, revoked: bool) -> Self {
+        let flag = if revoked { REVOKED } else { 0 };
+        Self(generation << GENERATION_SHIFT | flag | until_us & US)
+    }
+
+    /// Until when, in µs.
+    #[inline(always)]
+    pub const fn until_us(self) -> u64 {
+        self.0 & US
+    }
+
+    /// Whether it may not be renewed.
+    #[inline(always)]
+    pub const fn is_revoked(self) -> bool {
+        self.0 & REVOKED != 0
+    }
+
+    /// The generation in which it may be renewed.
+    #[inline(always)]
+    pub const fn generation(self) -> u64 {
+        self.0 >> GENERATION_SHIFT
+    }
+}
+
+/// A time with the generation that it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamped(pub u64);
+
+impl Stamped {
+    /// Of these parts.
+    #[inline(always)]
+    pub const fn new(generation: u64, us: u64) -> Self {
+        Self(generation << GENERATION_SHIFT | us & US)
+    }
+
+    /// The time, in µs.
+    #[inline(always)]
+    pub const fn us(self) -> u64 {
+        self.0 & US
+    }
+
+    /// The generation.
+    #[inline(always)]
+    pub const fn generation(self) -> u64 {
+        self.0 >> GENERATION_SHIFT
+    }
+}
+
+/// The view that a program serves for one run: the generation is read first, and no word that it guards changes after
+/// it without a swap of that program failing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serving {
+    /// 0 for none.
+    pub generation: u64,
+    /// As every frame names it.
+    pub view: View,
+}
+
+/// What a counted grant has done to the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// Nothing new.
+    Same,
+    /// It lasts longer.
+    Longer,
+    /// It is valid, for the first time in this generation or after it had run out.
+    Gained,
+}
+
+/// Reads what is served now.
+#[inline(always)]
+pub fn serving<W: Words>(words: &W) -> Serving {
+    let generation = words.load(GENERATION);
+    Serving { generation, view: view_at(words, VIEW) }
+}
+
+#[inline(always)]
+fn view_at<W: Words>(words: &W, at: usize) -> View {
+    View { epoch: words.load(at), members: words.load(at + 1), rest: words.load(at + 2) }
+}
+
+/// The installed view; none while nothing is served.
+pub fn installed<W: Words>(words: &W) -> View {
+    let serving = serving(words);
+    if serving.generation == 0 { View::NONE } else { serving.view }
+}
+
+/// The view announced last.
+pub fn announced<W: Words>(words: &W) -> View {
+    view_at(words, ANNOUNCED)
+}
+
+/// Until when a grant that returns a stamp received then is promised, in µs, rounded up.
+#[inline(always)]
+pub const fn promise_us<R: Rule>(received_ns: u64, lease_us: u32) -> u64 {
+    let quarters = if R::QUARTER { PROMISE_QUARTERS } else { 4 };
+    received_ns / 1000 + 1 + (lease_us as u64 * quarters).div_ceil(4)
+}
+
+/// Promises the own vote to the node in `slot`, whose newest stamp was received at `received_ns`; true if the frame
+/// that is being made may grant. The latch has been looked at before.
+#[inline(always)]
+pub fn grant<R: Rule, W: Words>(
+    words: &W,
+    serving: &Serving,
+    slot: u8,
+    received_ns: u64,
+    now_ns: u64,
+) -> bool {
+    if serving.generation == 0 || received_ns == 0 || (R::GRANT_TO_MEMBERS && !serving.view.has(slot)) {
+        return false;
+    }
+    if R::GRANT_WAITS && now_ns < words.load(NOT_BEFORE_NS) {
+        return false;
+    }
+    let from_ns = if R::PROMISE_FROM_RECEIPT { received_ns } else { 0 };
+    let until_us = promise_us::<R>(from_ns, serving.view.lease_us());
+    let at = PROMISES + (slot as usize & (NODES_MAX - 1));
+    let mut tries = 0;
+    while tries < TRIES {
+        let old = Promise(words.load(at));
+        if (R::STOP_OUTSIDE && old.is_revoked()) || old.generation() != serving.generation {
+            return false;
+        }
+        if old.until_us() >= until_us {
+            // Whoever revokes from here on reads a time that covers this grant.
+            return true;
+        }
+        if words.swap_if(at, old.0, Promise::new(serving.generation, until_us, old.is_revoked()).0) {
+            return true;
+        }
+        tries += 1;
+    }
+    false
+}
+
+/// A frame of the node in `slot`, of its present incarnation and fresh, says that it is gone or has released: what was
+/// promised to it ends, and is not renewed in this view.
+#[inline(always)]
+pub fn ended<W: Words>(words: &W, slot: u8, now_ns: u64) {
+    let at = PROMISES + (slot as usize & (NODES_MAX - 1));
+    let mut tries = 0;
+    while tries < TRIES {
+        let old = Promise(words.load(at));
+        let now_us = now_ns / 1000 + 1;
+        let until_us = if old.until_us() < now_us { old.until_us() } else { now_us };
+        let new = Promise::new(old.generation(), until_us, true);
+        if old == new || words.swap_if(at, old.0, new.0) {
+            return;
+        }
+        tries += 1;
+    }
+}
+
+/// Takes a grant of the node in `slot`, in a fresh frame to our present incarnation that returns our `stamp_ns` and
+/// names `view`.
+#[inline(always)]
+pub fn count<R: Rule, W: Words>(
+    words: &W,
+    serving: &Serving,
+    slot: u8,
+    view: &View,
+    stamp_ns: u64,
+    now_ns: u64,
+) -> Counted {
+    let is_ours = view.epoch == serving.view.epoch
+        && view.members == serving.view.members
+        && view.rest == serving.view.rest;
+    if serving.generation == 0 || (R::COUNT_VIEW && !is_ours) || (R::STAMP_NOT_LATER && stamp_ns > now_ns) {
+        return Counted::Same;
+    }
+    let (stamp_us, generation) = (stamp_ns / 1000, serving.generation);
+    let at = COUNTS + (slot as usize & (NODES_MAX - 1));
+    let mut tries = 0;
+    loop {
+        let old = Stamped(words.load(at));
+        if old.generation() != generation || stamp_us <= old.us() {
+            return Counted::Same;
+        }
+        if words.swap_if(at, old.0, Stamped::new(generation, stamp_us).0) {
+            break;
+        }
+        tries += 1;
+        if tries == TRIES {
+            return Counted::Same;
+        }
+    }
+    let lease_us = serving.view.lease_us() as u64;
+    let until = Stamped(words.load(UNTIL));
+    // The stamp that a quorum reaches now; only a later one can lengthen the lease.
+    let base_us = until.us().saturating_sub(lease_us);
+    if until.generation() != generation || stamp_us <= base_us {
+        return Counted::Same;
+    }
+    match quorum_stamp_us::<R, W>(words, generation, base_us, now_ns) {
+        None => Counted::Same,
+        Some(reached_us) => lengthen(words, generation, reached_us + lease_us, now_ns / 1000),
+    }
+}
+
+/// The oldest of the stamps after `base_us`, if those who returned them have a quorum of votes with this node.
+#[inline(always)]
+fn quorum_stamp_us<R: Rule, W: Words>(words: &W, generation: u64, base_us: u64, now_ns: u64) -> Option<u64> {
+    let own_counts = !R::OWN_VOTE_WAITS || now_ns >= words.load(NOT_BEFORE_NS);
+    let mut votes = if own_counts { words.load(OWN_VOTES) } else { 0 };
+    let mut oldest_us = u64::MAX;
+    let end = words.load(SLOTS_END);
+    let mut slot = 0;
+    while slot < NODES_MAX {
+        if slot as u64 >= end {
+            break;
+        }
+        let count = Stamped(words.load(COUNTS + slot));
+        if count.generation() == generation && count.us() > base_us {
+            let more = words.load(VOTES + slot);
+            votes += more;
+            if more != 0 && count.us() < oldest_us {
+                oldest_us = count.us();
+            }
+        }
+        slot += 1;
+    }
+    if votes >= words.load(QUORUM) && oldest_us != u64::MAX { Some(oldest_us) } else { None }
+}
+
+/// Raises E, and tells whether the lease has become valid by it.
+#[inline(always)]
+fn lengthen<W: Words>(words: &W, generation: u64, until_us: u64, now_us: u64) -> Counted {
+    let mut tries = 0;
+    while tries < TRIES {
+        let old = Stamped(words.load(UNTIL));
+        if old.generation() != generation || until_us <= old.us() {
+            return Counted::Same;
+        }
+        if words.swap_if(UNTIL, old.0, Stamped::new(generation, until_us).0) {
+            return tell(words, generation, old.us(), until_us, now_us);
+        }
+        tries += 1;
+    }
+    Counted::Same
+}
+
+#[inline(always)]
+fn tell<W: Words>(words: &W, generation: u64, before_us: u64, until_us: u64, now_us: u64) -> Counted {
+    let carried_us = words.load(CARRIED_MAX_US);
+    let last_us = if before_us > carried_us { before_us } else { carried_us };
+    if last_us != 0 && last_us < now_us && now_us < until_us {
+        // Nobody else counts this one: the swap of E was ours.
+        words.store(LAPSES, words.load(LAPSES) + 1);
+        if now_us - last_us > words.load(LAPSE_MAX_US) {
+            words.store(LAPSE_MAX_US, now_us - last_us);
+        }
+    }
+    let valid = generation << 1 | 1;
+    let told = words.load(TOLD);
+    if now_us < until_us && told != valid && words.swap_if(TOLD, told, valid) {
+        Counted::Gained
+    } else {
+        Counted::Longer
+    }
+}
+
+/// When the lease ends, in µs, as the gates that opened in this generation see it.
+#[inline(always)]
+pub fn until_us<W: Words>(words: &W) -> u64 {
+    Stamped(words.load(UNTIL)).us()
+}
+
+/// For the timer: whether a lease that was told as valid has run out, all that was carried over with it. Gives its end,
+/// in µs, once.
+#[inline(always)]
+pub fn lapsed<W: Words>(words: &W, now_ns: u64) -> Option<u64> {
+    let told = words.load(TOLD);
+    if told & 1 == 0 || now_ns >= words.load(ALONE_FROM_NS) {
+        return None;
+    }
+    let (until_us, carried_us) = (until_us(words), words.load(CARRIED_MAX_US));
+    let last_us = if until_us > carried_us { until_us } else { carried_us };
+    if now_ns / 1000 < last_us || !words.swap_if(TOLD, told, told & !1) { None } else { Some(last_us) }
+}
+
+/// Whether a packet of this gate's resource may pass now. The latch has been looked at before.
+#[inline(always)]
+pub fn is_open<W: Words>(words: &W, gate: usize, now_ns: u64) -> bool {
+    let at = GATES + 2 * (gate & (GATES_MAX - 1));
+    if words.load(at) == 0 {
+        return false;
+    }
+    let (until_us, carried_us) = (until_us(words), words.load(at + 1));
+    let last_us = if until_us > carried_us { until_us } else { carried_us };
+    now_ns / 1000 + words.load(SLACK_US) < last_us || now_ns >= words.load(ALONE_FROM_NS)
+}
+
+/// What a daemon installs.
+#[derive(Clone, Copy, Debug)]
+pub struct Installation<'a> {
+    /// The view.
+    pub view: View,
+    /// As [`announce`] gave it.
+    pub not_before_ns: u64,
+    /// This node.
+    pub own: u8,
+    /// The votes of every configured slot.
+    pub votes: &'a [u8; NODES_MAX],
+    /// The votes of a quorum.
+    pub quorum: u32,
+    /// The gates of what the view gives to this node.
+    pub owned: u64,
+    /// The time: a node whose own votes were a quorum carries over a lease from now.
+    pub now_ns: u64,
+}
+
+/// The announcement of a view, to be complete before any frame or message says so: stops granting to nodes outside, and
+/// closes the gates of what it gives to others. Gives `not_before`, in ns: the latest promise to any node outside.
+pub fn announce<R: Rule, W: Words>(words: &W, view: &View, owned: u64) -> u64 {
+    let mut latest_us = 0;
+    for slot in 0..NODES_MAX {
+        if !view.has(slot as u8) {
+            let promise = revoke(words, slot);
+            latest_us = latest_us.max(promise.until_us());
+        }
+    }
+    for gate in 0..GATES_MAX {
+        if R::CLOSE_AT_ANNOUNCE && owned >> gate & 1 == 0 {
+            close(words, gate);
+        }
+    }
+    for (at, word) in [view.epoch, view.members, view.rest].into_iter().enumerate() {
+        words.store(ANNOUNCED + at, word);
+    }
+    latest_us * 1000
+}
+
+/// No promise to this slot is renewed from here on; gives the one that stands.
+fn revoke<W: Words>(words: &W, slot: usize) -> Promise {
+    loop {
+        let old = Promise(words.load(PROMISES + slot));
+        if old.is_revoked() || words.swap_if(PROMISES + slot, old.0, old.0 | REVOKED) {
+            return old;
+        }
+    }
+}
+
+fn close<W: Words>(words: &W, gate: usize) {
+    words.store(GATES + 2 * gate, 0);
+    words.store(GATES + 2 * gate + 1, 0);
+}
+
+/// Installs a view that every member has announced: grants carry it from now on, and what was granted before is
+/// forgotten, but for gates that stay with this node.
+///
+/// In this order: nothing is granted and nothing counted any more under the old generation; what is carried over is
+/// read; the view changes; promises may be renewed under the new generation; gates open; the generation is said.
+pub fn install<R: Rule, W: Words>(words: &W, new: &Installation<'_>) {
+    let last = words.load(GENERATION_LAST);
+    let generation = if last >= GENERATION_MAX { 1 } else { last + 1 };
+    words.store(GENERATION_LAST, generation);
+    for slot in 0..NODES_MAX {
+        revoke(words, slot);
+    }
+    if R::FORGET {
+        for slot in 0..NODES_MAX {
+            words.store(COUNTS + slot, Stamped::new(generation, 0).0);
+        }
+    } else {
+        for slot in 0..NODES_MAX {
+            let kept = Stamped(words.load(COUNTS + slot));
+            words.store(COUNTS + slot, Stamped::new(generation, kept.us()).0);
+        }
+    }
+    let carried_us = carry::<R, W>(words, generation, new);
+    words.store(CARRIED_MAX_US, carried_us);
+    for (at, word) in [new.view.epoch, new.view.members, new.view.rest].into_iter().enumerate() {
+        words.store(VIEW + at, word);
+    }
+    words.store(NOT_BEFORE_NS, new.not_before_ns);
+    let own_votes = u64::from(new.votes[usize::from(new.own) % NODES_MAX]);
+    words.store(OWN_VOTES, own_votes);
+    words.store(QUORUM, u64::from(new.quorum));
+    let alone = own_votes >= u64::from(new.quorum);
+    words.store(ALONE_FROM_NS, if alone { new.not_before_ns } else { u64::MAX });
+    let mut end = 0;
+    for slot in 0..NODES_MAX {
+        let votes = new.votes[slot];
+        let counts = new.view.has(slot as u8) && slot != usize::from(new.own);
+        words.store(VOTES + slot, if counts { u64::from(votes) } else { 0 });
+        if votes != 0 {
+            end = slot as u64 + 1;
+        }
+    }
+    words.store(SLOTS_END, end);
+    for slot in 0..NODES_MAX {
+        let until_us = Promise(words.load(PROMISES + slot)).until_us();
+        let outside = !new.view.has(slot as u8) || slot == usize::from(new.own);
+        words.store(PROMISES + slot, Promise::new(generation, until_us, outside && R::STOP_OUTSIDE).0);
+    }
+    for gate in 0..GATES_MAX {
+        if new.owned >> gate & 1 == 0 {
+            close(words, gate);
+        } else {
+            words.store(GATES + 2 * gate, 1);
+        }
+    }
+    words.store(GENERATION, generation);
+}
+
+/// Keeps the lease of the gates that were open and stay, and starts E anew; gives the latest time kept, in µs.
+fn carry<R: Rule, W: Words>(words: &W, generation: u64, new: &Installation<'_>) -> u64 {
+    let alone = new.now_ns >= words.load(ALONE_FROM_NS);
+    let alone_us = if alone { new.now_ns / 1000 + u64::from(view_at(words, VIEW).lease_us()) } else { 0 };
+    let keep = |until_us: u64| {
+        let mut latest_us = 0;
+        for gate in 0..GATES_MAX {
+            let at = GATES + 2 * gate;
+            if new.owned >> gate & 1 == 0 || (R::CARRY_OWNED_ONLY && words.load(at) == 0) {
+                continue;
+            }
+            let kept_us = words.load(at + 1).max(until_us).max(alone_us);
+            words.store(at + 1, kept_us);
+            latest_us = latest_us.max(kept_us);
+        }
+        latest_us
+    };
+    // Before E starts anew, so that a packet in between finds the one or the other; and with what came until then.
+    keep(until_us(words));
+    loop {
+        let old = Stamped(words.load(UNTIL));
+        if words.swap_if(UNTIL, old.0, Stamped::new(generation, 0).0) {
+            return keep(old.us());
+        }
+    }
+}
+
+/// What a new daemon does with the table of a dead one, before its first frame: closes every gate and serves nobody.
+/// Promises stay, and so does the view announced last.
+pub fn adopt_closed<W: Words>(words: &W) {
+    words.store(GENERATION, 0);
+    for gate in 0..GATES_MAX {
+        close(words, gate);
+    }
+    for slot in 0..NODES_MAX {
+        revoke(words, slot);
+        words.store(COUNTS + slot, 0);
+    }
+    words.store(UNTIL, 0);
+    words.store(TOLD, 0);
+    words.store(CARRIED_MAX_US, 0);
+    words.store(ALONE_FROM_NS, u64::MAX);
+}
+
+/// Closes all gates: this node lets go of what it holds. To be done before any frame says "released".
+pub fn release<W: Words>(words: &W) {
+    for gate in 0..GATES_MAX {
+        close(words, gate);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    struct Table([Cell<u64>; LEASE_WORDS]);
+
+    impl Table {
+        fn new() -> Self {
+            let table = Self([const { Cell::new(0) }; LEASE_WORDS]);
+            adopt_closed(&table);
+            table
+        }
+    }
+
+    impl Words for Table {
+        fn load(&self, at: usize) -> u64 {
+            self.0[at].get()
+        }
+
+        fn store(&self, at: usize, value: u64) {
+            self.0[at].set(value);
+        }
+
+        fn swap_if(&self, at: usize, old: u64, new: u64) -> bool {
+            let is = self.0[at].get() == old;
+            if is {
+                self.0[at].set(new);
+            }
+            is
+        }
+    }
+
+    fn view(epoch: u64, members: u64) -> View {
+        View::new(epoch, 0, members, 5000, 1)
+    }
+
+    fn votes() -> [u8; NODES_MAX] {
+        let mut votes = [0; NODES_MAX];
+        votes[..3].fill(1);
+        votes
+    }
+
+    fn set(table: &Table, view: View, owned: u64, now_ns: u64) -> u64 {
+        let not_before_ns = announce::<Whole, _>(table, &view, owned);
+        let votes = votes();
+        let new = Installation { view, not_before_ns, own: 0, votes: &votes, quorum: 2, owned, now_ns };
+        install::<Whole, _>(table, &new);
+        not_before_ns
+    }
+
+    fn counted(table: &Table, slot: u8, stamp_ns: u64, now_ns: u64) -> Counted {
+        let serving = serving(table);
+        count::<Whole, _>(table, &serving, slot, &serving.view.clone(), stamp_ns, now_ns)
+    }
+
+    fn granted(table: &Table, slot: u8, received_ns: u64, now_ns: u64) -> bool {
+        grant::<Whole, _>(table, &serving(table), slot, received_ns, now_ns)
+    }
+
+    #[test]
+    fn a_quorum_of_grants_opens_the_gate_for_the_length_of_the_lease() {
+        let table = Table::new();
+        set(&table, view(1, 0b111), 1, 0);
+        assert!(!is_open(&table, 0, 100 * MS));
+        assert_eq!(counted(&table, 1, 100 * MS, 101 * MS), Counted::Gained);
+        assert!(is_open(&table, 0, 105 * MS - 1));
+        assert!(!is_open(&table, 0, 105 * MS));
+        assert!(!is_open(&table, 1, 101 * MS), "not ours");
+        assert_eq!(counted(&table, 2, 103 * MS, 104 * MS), Counted::Longer);
+        assert!(is_open(&table, 0, 107 * MS));
+        assert_eq!(lapsed(&table, 107 * MS), None);
+        assert_eq!(lapsed(&table, 108 * MS), Some(108_000));
+        assert_eq!(lapsed(&table, 109 * MS), None, "once");
+        assert_eq!(counted(&table, 2, 109 * MS, 110 * MS), Counted::Gained);
+        assert_eq!((table.load(LAPSES), table.load(LAPSE_MAX_US)), (1, 2000));
+    }
+
+    #[test]
+    fn a_quorum_is_as_new_as_its_oldest_vote() {
+        let table = Table::new();
+        let mut five = [0; NODES_MAX];
+        five[..5].fill(1);
+        let new = Installation {
+            view: view(1, 0b11111),
+            not_before_ns: 0,
+            own: 0,
+            votes: &five,
+            quorum: 3,
+            owned: 1,
+            now_ns: 0,
+        };
+        install::<Whole, _>(&table, &new);
+        assert_eq!(counted(&table, 1, 10 * MS, 20 * MS), Counted::Same);
+        assert_eq!(counted(&table, 2, 12 * MS, 13 * MS), Counted::Gained);
+        assert_eq!(until_us(&table), 15_000);
+        assert_eq!(counted(&table, 3, 14 * MS, 14 * MS), Counted::Longer);
+        assert_eq!(until_us(&table), 17_000);
+        assert_eq!(counted(&table, 4, 13 * MS, 14 * MS), Counted::Longer);
+        assert_eq!(until_us(&table), 18_000);
+    }
+
+    #[test]
+    fn announcing_stops_grants_and_waits_for_promises() {
+        let table = Table::new();
+        set(&table, view(1, 0b111), 1, 0);
+        assert!(granted(&table, 2, 100 * MS, 100 * MS));
+        let next = view(2, 0b011);
+        let not_before_ns = announce::<Whole, _>(&table, &next, 1);
+        assert_eq!(not_before_ns, 106_251_000);
+        assert!(!granted(&table, 2, 101 * MS, 101 * MS), "outside");
+        assert!(granted(&table, 1, 101 * MS, 101 * MS), "in both");
+        let votes = votes();
+        let new =
+            Installation { view: next, not_before_ns, own: 0, votes: &votes, quorum: 2, owned: 1, now_ns: 0 };
+        install::<Whole, _>(&table, &new);
+        assert!(!granted(&table, 1, 102 * MS, 102 * MS), "not before the promise is over");
+        assert!(granted(&table, 1, 102 * MS, not_before_ns));
+        // The own vote waits as well.
+        assert_eq!(counted(&table, 1, 104 * MS, 105 * MS), Counted::Same);
+        assert_eq!(counted(&table, 1, 106 * MS, not_before_ns), Counted::Gained);
+    }
+
+    #[test]
+    fn gone_ends_a_promise() {
+        let table = Table::new();
+        set(&table, view(1, 0b111), 1, 0);
+        assert!(granted(&table, 2, 100 * MS, 100 * MS));
+        ended(&table, 2, 101 * MS);
+        assert!(!granted(&table, 2, 102 * MS, 102 * MS));
+        assert_eq!(announce::<Whole, _>(&table, &view(2, 0b011), 1), 101_001_000);
+    }
+
+    #[test]
+    fn a_lease_is_carried_over_by_its_owner_only() {
+        let table = Table::new();
+        set(&table, view(1, 0b111), 0b01, 0);
+        counted(&table, 1, 100 * MS, 100 * MS);
+        set(&table, view(2, 0b011), 0b11, 101 * MS);
+        assert!(is_open(&table, 0, 102 * MS), "carried");
+        assert!(!is_open(&table, 1, 102 * MS), "new");
+        assert!(!is_open(&table, 0, 105 * MS));
+        set(&table, view(3, 0b011), 0b10, 103 * MS);
+        assert!(!is_open(&table, 0, 104 * MS), "given away");
+    }
+
+    #[test]
+    fn a_run_that_began_before_a_view_neither_grants_nor_counts() {
+        let table = Table::new();
+        set(&table, view(1, 0b111), 1, 0);
+        let held_up = serving(&table);
+        set(&table, view(2, 0b111), 1, 0);
+        assert!(!grant::<Whole, _>(&table, &held_up, 1, 100 * MS, 100 * MS));
+        assert_eq!(
+            count::<Whole, _>(&table, &held_up, 1, &view(1, 0b111), 100 * MS, 100 * MS),
+            Counted::Same
+        );
+        assert_eq!(until_us(&table), 0);
+    }
+
+    #[test]
+    fn a_node_that_is_a_quorum_alone_needs_no_grant() {
+        let table = Table::new();
+        let mut heavy = votes();
+        heavy[0] = 3;
+        let new = Installation {
+            view: view(1, 1),
+            not_before_ns: 50,
+            own: 0,
+            votes: &heavy,
+            quorum: 3,
+            owned: 1,
+            now_ns: 0,
+        };
+        install::<Whole, _>(&table, &new);
+        assert!(!is_open(&table, 0, 49));
+        assert!(is_open(&table, 0, 50) && is_open(&table, 0, u64::MAX));
+    }
+
+    #[test]
+    fn a_new_daemon_finds_the_gates_closed_and_the_promises_kept() {
+        let table = Table::new();
+        set(&table, view(1, 0b111), 1, 0);
+        counted(&table, 1, 100 * MS, 100 * MS);
+        assert!(granted(&table, 2, 100 * MS, 100 * MS));
+        adopt_closed(&table);
+        assert!(!is_open(&table, 0, 100 * MS));
+        assert!(!granted(&table, 2, 101 * MS, 101 * MS));
+        assert_eq!(announce::<Whole, _>(&table, &view(5, 0b011), 1), 106_251_000);
+        assert_eq!(installed(&table), View::NONE);
+    }
+}
