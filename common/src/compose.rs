@@ -3,6 +3,7 @@
 use crate::frame::{Frame, Kind, age_us, flags};
 use crate::maps::{Latch, Node};
 use crate::slot::Snapshot;
+use crate::view::View;
 
 /// A frame's place: from whom the node is known, to whom, where, and with which number.
 #[derive(Clone, Copy, Debug)]
@@ -13,6 +14,22 @@ pub struct Address {
     pub link: u8,
     /// The sequence number.
     pub sequence: u64,
+}
+
+/// What a frame says of the lease.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Granting {
+    /// The installed view.
+    pub view: View,
+    /// Whether the own vote was promised to the target, for the stamp that the frame returns.
+    pub grant: bool,
+}
+
+/// Whether this node may promise its vote at all now: its daemon lives, and stays.
+#[inline(always)]
+pub fn may_grant(node: &Node, latch: &Latch, now_ns: u64) -> bool {
+    let leaving = node.flags as u8 & (flags::LEAVING | flags::RELEASED) != 0;
+    node.incarnation != 0 && !leaving && !Latch::is_gone(latch.state, latch.handover_until_ns, now_ns)
 }
 
 /// Fills in a frame that leaves at `now_ns`, over whatever stood there; the tag is still to come.
@@ -26,6 +43,7 @@ pub fn compose(
     latch: &Latch,
     to: Address,
     peer: Snapshot,
+    granting: Granting,
     now_ns: u64,
 ) {
     // In place: the kernel's stack has room for one frame.
@@ -38,7 +56,10 @@ pub fn compose(
     frame.set_sender(node.slot as u8);
     frame.set_target(to.target);
     frame.set_link(to.link);
-    let mut said = node.flags as u8 & !flags::GONE;
+    let mut said = node.flags as u8 & !(flags::GONE | flags::GRANT);
+    if granting.grant {
+        said |= flags::GRANT;
+    }
     if now_ns > latch.handover_until_ns {
         // A daemon that hangs after its announcement must not hide behind it.
         said &= !flags::HANDOVER;
@@ -48,9 +69,9 @@ pub fn compose(
     frame.set_incarnation(node.incarnation);
     frame.set_target_incarnation(peer.incarnation);
     frame.set_sequence(to.sequence);
-    frame.set_view_epoch(node.view_epoch);
-    frame.set_view_members(node.view_members);
-    frame.0[9] = node.view_rest;
+    frame.set_view_epoch(granting.view.epoch);
+    frame.set_view_members(granting.view.members);
+    frame.0[9] = granting.view.rest;
     frame.set_stamp(now_ns);
     frame.set_returned(peer.stamp);
     frame.set_received(peer.received);
@@ -66,10 +87,11 @@ mod tests {
     fn a_gone_daemon_says_nothing_but_that() {
         let node = Node { flags: u64::from(flags::GRANT | flags::LEAVING), ..Node::default() };
         let to = Address { target: 1, link: 0, sequence: 1 };
+        let granting = Granting { grant: true, ..Granting::default() };
         let said = |state, now| {
             let latch = Latch { state, handover_until_ns: 50, ..Latch::default() };
             let mut frame = Frame([u64::MAX; 15]);
-            compose(&mut frame, Kind::Answer, &node, &latch, to, Snapshot::default(), now);
+            compose(&mut frame, Kind::Answer, &node, &latch, to, Snapshot::default(), granting, now);
             assert_eq!(frame.0[3] >> 32, now / 1000, "nothing of the old content stays");
             frame.flags()
         };
@@ -80,13 +102,28 @@ mod tests {
     }
 
     #[test]
+    fn only_a_daemon_that_lives_and_stays_may_grant() {
+        let node = |incarnation, flags: u8| Node { incarnation, flags: flags.into(), ..Node::default() };
+        let may = |node, state, now| {
+            let latch = Latch { state, handover_until_ns: 50, ..Latch::default() };
+            may_grant(&node, &latch, now)
+        };
+        assert!(may(node(1, 0), latch::ALIVE, 60));
+        assert!(may(node(1, 0), latch::HANDED_OVER, 50));
+        assert!(!may(node(1, 0), latch::HANDED_OVER, 51));
+        assert!(!may(node(1, 0), latch::GONE, 10));
+        assert!(!may(node(0, 0), latch::ALIVE, 10));
+        assert!(!may(node(1, flags::LEAVING), latch::ALIVE, 10));
+    }
+
+    #[test]
     fn a_hand_over_is_said_until_its_end() {
         let node = Node { flags: u64::from(flags::HANDOVER), ..Node::default() };
         let latch = Latch { state: latch::ALIVE, handover_until_ns: 50, ..Latch::default() };
         let to = Address { target: 1, link: 0, sequence: 1 };
         let said = |now| {
             let mut frame = Frame::default();
-            compose(&mut frame, Kind::Probe, &node, &latch, to, Snapshot::default(), now);
+            compose(&mut frame, Kind::Probe, &node, &latch, to, Snapshot::default(), Granting::default(), now);
             frame.flags()
         };
         assert_eq!((said(50), said(51)), (flags::HANDOVER, 0));

@@ -1,5 +1,9 @@
 //! What the kernel tells the daemon: one record for each change of a cell's state word, through the ring buffer.
 
+/// In the place of a cell: the lease became valid (`to` 1) or ran out (`to` 0). `incarnation` is the generation of the
+/// view, `heard_ns` the end of the lease.
+pub const LEASE_CELL: u32 = 0x1_0000;
+
 /// A change of a cell, with its evidence. All times by the boot-time clock, in ns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]

@@ -4,14 +4,18 @@
 
 use crate::drops::DROPS_MAX;
 use crate::histogram::Histogram;
+use crate::lease::LEASE_WORDS;
 use crate::limits::SLOTS_MAX;
 use crate::slot::Slot;
 use crate::watch::{Credit, Watch};
 
 /// The version of everything in this file, part of the pins' path. A change of any layout or meaning raises it.
-pub const ABI: u32 = 1;
-/// The oldest version whose pins a daemon of this build adopts.
-pub const ABI_OLDEST: u32 = 1;
+///
+/// 2 added `LEASE`, `GATE_LOGS`, `ADDRESSES` and `CGROUPS`; the view moved from `NODE` to `LEASE`. All else is as in 1,
+/// so its maps serve as they are.
+pub const ABI: u32 = 2;
+/// The oldest version whose pins a daemon of this build adopts: one back.
+pub const ABI_OLDEST: u32 = ABI - 1;
 
 /// `NODE`: this node, as every frame needs it. Mapped by the daemon; `incarnation` is written last to open and first to
 /// close.
@@ -26,12 +30,8 @@ pub struct Node {
     pub cluster_id: u64,
     /// The config version that the daemon runs.
     pub config_version: u64,
-    /// The installed view: epoch.
-    pub view_epoch: u64,
-    /// The installed view: members.
-    pub view_members: u64,
-    /// The installed view: proposer and config version, as word 9 of the frame.
-    pub view_rest: u64,
+    /// Where ABI 1 had the view; 0.
+    pub unused: [u64; 3],
     /// The slots that this node hears.
     pub heard: u64,
     /// Flags that the daemon sets on every frame (leaving, hand-over).
@@ -82,6 +82,38 @@ impl Latch {
     pub const fn is_gone(state: u64, handover_until_ns: u64, now_ns: u64) -> bool {
         state == latch::GONE || (state == latch::HANDED_OVER && now_ns > handover_until_ns)
     }
+}
+
+/// `LEASE`: the table of [`crate::lease`]. Written by the daemon and by the programs at once; `docs/atomicity.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct LeaseTable {
+    /// By the constants of [`crate::lease`].
+    pub words: [u64; LEASE_WORDS],
+}
+
+/// `GATE_LOGS`: what has passed a gate, and what has not. Added to by the gate; cleared by the daemon when it opens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct GateLog {
+    /// Packets that passed.
+    pub passed: u64,
+    /// Packets that were dropped.
+    pub dropped: u64,
+    /// When the first one passed since the daemon opened it; 0 for none.
+    pub first_pass_ns: u64,
+    /// When the last one did.
+    pub last_pass_ns: u64,
+}
+
+/// The key of `ADDRESSES`: an IPv6 address, or an IPv4 one in its mapped form (RFC 4291, section 2.5.5.2), as four words
+/// in network order.
+pub type AddressKey = [u32; 4];
+
+/// The key of an IPv4 address, given as it stands in a packet.
+#[inline(always)]
+pub const fn ipv4_key(network_order: u32) -> AddressKey {
+    [0, 0, 0xffff_u32.to_be(), network_order]
 }
 
 /// `LINKS`: one for each link. Written by the daemon while the plane is closed.
@@ -164,6 +196,8 @@ pub struct Drops {
 
 const _: () = assert!(size_of::<Node>() == 104);
 const _: () = assert!(size_of::<Latch>() == 48);
+const _: () = assert!(size_of::<LeaseTable>() == LEASE_WORDS * 8);
+const _: () = assert!(size_of::<GateLog>() == 32);
 const _: () = assert!(size_of::<Link>() == 16);
 const _: () = assert!(size_of::<Tick>() == 72);
 const _: () = assert!(size_of::<Counters>() == 40);

@@ -35,9 +35,9 @@ pub struct Slot {
     pub peer_stamp_received: u64,
     /// The newest stamp of ours that it returned.
     pub proof: u64,
-    /// The newest stamp of ours that came back with a grant under our installed view.
+    /// The newest stamp of ours that came back with a grant under our installed view, on this link; for people to read.
     pub granted: u64,
-    /// Until when our vote is promised to this peer, by our clock; kept by the granter.
+    /// Promises are in the lease's table, one for all links of a peer; 0.
     pub promised: u64,
     /// The slots that the peer hears.
     pub heard: u64,

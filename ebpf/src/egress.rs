@@ -6,18 +6,18 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_boot_ns, bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_spin_lock,
-    bpf_spin_unlock,
+    bpf_l4_csum_replace, bpf_skb_load_bytes, bpf_skb_store_bytes, bpf_spin_lock, bpf_spin_unlock,
 };
 use aya_ebpf::programs::TcContext;
-use ringbeat_common::compose::{Address, compose};
+use ringbeat_common::compose::{Address, Granting, compose, may_grant};
 use ringbeat_common::drops::Drop;
 use ringbeat_common::frame::{FRAME_BYTES, FRAME_WORDS, Frame, Kind};
+use ringbeat_common::lease::{self, Whole};
 use ringbeat_common::limits::cell;
 
 use crate::heartbeat::sum;
 use crate::packet::locate;
-use crate::{Outcome, atomic, maps};
+use crate::{Outcome, atomic, clock, maps};
 
 /// Completes a probe; everything else passes untouched.
 #[inline(always)]
@@ -59,6 +59,9 @@ pub fn send(ctx: &TcContext) -> Outcome {
 /// incarnation.
 #[inline(always)]
 fn complete(frame: &mut Frame) -> Option<()> {
+    // The generation before everything that it guards.
+    let lease = maps::lease()?;
+    let serving = lease::serving(&lease);
     let node = maps::node()?;
     let latch = maps::latch()?;
     let key = maps::key(node.key_id as u8)?;
@@ -76,8 +79,8 @@ fn complete(frame: &mut Frame) -> Option<()> {
     if node.incarnation == 0 || peer.incarnation == 0 {
         return None;
     }
-    // SAFETY: reads the clock, after all that the stamp speaks of.
-    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    // After all that the stamp speaks of.
+    let now_ns = clock::now_ns();
     // SAFETY: valid map values; `cell` keeps the index inside the array.
     let sequence = unsafe {
         let watch = addr_of_mut!((*watches).cells).cast::<ringbeat_common::watch::Watch>().add(index & 511);
@@ -87,7 +90,10 @@ fn complete(frame: &mut Frame) -> Option<()> {
         atomic::add(addr_of_mut!((*counters).probes_sent), 1)
     };
     let to = Address { target: frame.target(), link: frame.link(), sequence };
-    compose(frame, Kind::Probe, &node, &latch, to, peer, now_ns);
+    let grant = may_grant(&node, &latch, now_ns)
+        && lease::grant::<Whole, _>(&lease, &serving, frame.target(), peer.received, now_ns);
+    let granting = Granting { view: serving.view, grant };
+    compose(frame, Kind::Probe, &node, &latch, to, peer, granting, now_ns);
     frame.seal(key);
     Some(())
 }

@@ -8,15 +8,14 @@ use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::Array;
-use aya_ebpf::helpers::generated::{
-    bpf_ktime_get_boot_ns, bpf_timer_init, bpf_timer_set_callback, bpf_timer_start,
-};
+use aya_ebpf::helpers::generated::{bpf_timer_init, bpf_timer_set_callback, bpf_timer_start};
 use aya_ebpf::macros::btf_map;
 use ringbeat_common::event::Event;
+use ringbeat_common::lease;
 use ringbeat_common::limits::{SLOTS_MAX, TICK_LATE_NS, TICK_MAX_NS, TICK_MIN_NS};
 use ringbeat_common::watch::{Credit, Watch, state};
 
-use crate::{atomic, maps};
+use crate::{atomic, clock, maps};
 
 const CLOCK_BOOTTIME: u64 = 7;
 const TIMER_ABSOLUTE: u64 = 1;
@@ -57,10 +56,11 @@ pub fn arm() -> u32 {
         if bpf_timer_set_callback(timer, expire as *mut c_void) != 0 {
             return xdp_action::XDP_ABORTED;
         }
-        let next_ns = bpf_ktime_get_boot_ns() + TICK_MIN_NS;
+        let now_ns = clock::now_ns();
+        let next_ns = now_ns + TICK_MIN_NS;
         atomic::store(addr_of_mut!((*tick).next_ns), next_ns);
         atomic::store(addr_of_mut!((*tick).grid_ns), next_ns);
-        if bpf_timer_start(timer, next_ns, TIMER_ABSOLUTE) != 0 {
+        if bpf_timer_start(timer, clock::true_point(next_ns, now_ns), TIMER_ABSOLUTE) != 0 {
             return xdp_action::XDP_ABORTED;
         }
     }
@@ -76,7 +76,7 @@ extern "C" fn expire(_map: *mut c_void, _key: *mut u32, alarm: *mut Alarm) -> i3
     };
     // SAFETY: valid map values; `tick` has no other writer while the timer runs.
     unsafe {
-        let now_ns = bpf_ktime_get_boot_ns();
+        let now_ns = clock::now_ns();
         let planned_ns = atomic::load(addr_of!((*tick).next_ns));
         let deadline_max_ns = atomic::load(addr_of!((*node).deadline_max_ns));
         let late_ns = now_ns.saturating_sub(planned_ns);
@@ -95,6 +95,11 @@ extern "C" fn expire(_map: *mut c_void, _key: *mut u32, alarm: *mut Alarm) -> i3
         if late_ns > (*tick).late_max_ns {
             (*tick).late_max_ns = late_ns;
         }
+        if let Some(lease) = maps::lease()
+            && let Some(until_us) = lease::lapsed(&lease, now_ns)
+        {
+            maps::tell_lease(0, now_ns, until_us * 1000, lease::serving(&lease).generation);
+        }
         let earliest_ns = scan(addr_of_mut!((*watches).cells).cast(), now_ns, credit.ns);
         let interval_ns = atomic::load(addr_of!((*node).interval_min_ns)).clamp(TICK_MIN_NS, TICK_MAX_NS);
         let mut grid_ns = atomic::load(addr_of!((*tick).grid_ns));
@@ -110,7 +115,8 @@ extern "C" fn expire(_map: *mut c_void, _key: *mut u32, alarm: *mut Alarm) -> i3
         }
         atomic::store(addr_of_mut!((*tick).grid_ns), grid_ns);
         atomic::store(addr_of_mut!((*tick).next_ns), next_ns);
-        atomic::store(addr_of_mut!((*tick).scan_ns), bpf_ktime_get_boot_ns() - now_ns);
+        atomic::store(addr_of_mut!((*tick).scan_ns), clock::now_ns() - now_ns);
+        let next_ns = clock::true_point(next_ns, now_ns);
         bpf_timer_start(addr_of_mut!((*alarm).timer).cast(), next_ns, TIMER_ABSOLUTE);
     }
     0

@@ -8,22 +8,23 @@ use core::ptr::addr_of;
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_ktime_get_boot_ns, bpf_spin_lock, bpf_spin_unlock, bpf_xdp_load_bytes,
-    bpf_xdp_store_bytes,
+    bpf_csum_diff, bpf_spin_lock, bpf_spin_unlock, bpf_xdp_load_bytes, bpf_xdp_store_bytes,
 };
 use aya_ebpf::programs::XdpContext;
-use ringbeat_common::compose::{Address, compose};
+use ringbeat_common::compose::{Address, Granting, compose, may_grant};
 use ringbeat_common::drops::Drop;
 use ringbeat_common::event::Event;
-use ringbeat_common::frame::{FRAME_BYTES, FRAME_WORDS, Frame, Kind, VERSION};
+use ringbeat_common::frame::{FRAME_BYTES, FRAME_WORDS, Frame, Kind, VERSION, flags};
 use ringbeat_common::histogram::{self, BUCKETS, Histogram};
+use ringbeat_common::lease::{self, Counted, Serving, Whole};
 use ringbeat_common::limits::{LINKS_MAX, NODES_MAX, cell};
 use ringbeat_common::maps::{Link, Node};
 use ringbeat_common::slot::{Local, Snapshot};
+use ringbeat_common::view::View;
 use ringbeat_common::watch::{after_proof, state};
 
 use crate::packet::{Place, locate};
-use crate::{Outcome, atomic, maps};
+use crate::{Outcome, atomic, clock, maps};
 
 const ETHERNET_ADDRESS: usize = 6;
 
@@ -52,9 +53,14 @@ pub fn receive(ctx: &XdpContext) -> Outcome {
         Ok(kind) if kind != Kind::Probe && kind != Kind::Answer => return Outcome::Pass,
         Ok(_) => {}
     }
-    match take_in(&frame, &node, &link) {
+    let Some(lease) = maps::lease() else { return Outcome::Pass };
+    // The generation before everything that it guards.
+    let serving = lease::serving(&lease);
+    match take_in(&frame, &node, &link, &lease, &serving) {
         Err(reason) => Outcome::Dropped(reason, on_link),
-        Ok(now_ns) if frame.kind() == Kind::Probe as u8 => answer(ctx, place, &mut frame, &node, now_ns),
+        Ok(now_ns) if frame.kind() == Kind::Probe as u8 => {
+            answer(ctx, place, &mut frame, &node, &lease, &serving, now_ns)
+        }
         Ok(_) => Outcome::Taken,
     }
 }
@@ -107,18 +113,23 @@ fn authentic(frame: &Frame, node: &Node) -> Result<Kind, Drop> {
 
 /// Takes an authentic frame into its cell; gives the time of receipt.
 #[inline(always)]
-fn take_in(frame: &Frame, node: &Node, link: &Link) -> Result<u64, Drop> {
+fn take_in(
+    frame: &Frame,
+    node: &Node,
+    link: &Link,
+    lease: &maps::LeaseWords,
+    serving: &Serving,
+) -> Result<u64, Drop> {
     if node.incarnation == 0 {
         return Err(Drop::Closed);
     }
     let index = cell(frame.link(), frame.sender());
     let Some(slot) = maps::SLOTS.get_ptr_mut(index as u32) else { return Err(Drop::Malformed) };
     let Some(counters) = maps::COUNTERS.get_ptr_mut(index as u32) else { return Err(Drop::Malformed) };
-    // SAFETY: reads the clock.
-    let now_ns = unsafe { bpf_ktime_get_boot_ns() };
+    let now_ns = clock::now_ns();
     let local = Local {
         incarnation: node.incarnation,
-        view: [node.view_epoch, node.view_members, node.view_rest],
+        view: [serving.view.epoch, serving.view.members, serving.view.rest],
         freshness_ns: link.deadline_ns,
         now_ns,
     };
@@ -139,6 +150,7 @@ fn take_in(frame: &Frame, node: &Node, link: &Link) -> Result<u64, Drop> {
         }
     }
     if proves {
+        of_lease(frame, lease, serving, now_ns);
         seen(frame, index, now_ns);
     } else {
         // SAFETY: as above.
@@ -148,6 +160,21 @@ fn take_in(frame: &Frame, node: &Node, link: &Link) -> Result<u64, Drop> {
         measure(frame, index, now_ns);
     }
     Ok(now_ns)
+}
+
+/// What a frame that proves life says of the lease: its sender has none any more, or grants to this node.
+#[inline(always)]
+fn of_lease(frame: &Frame, lease: &maps::LeaseWords, serving: &Serving, now_ns: u64) {
+    if frame.flags() & (flags::GONE | flags::RELEASED) != 0 {
+        lease::ended(lease, frame.sender(), now_ns);
+    } else if frame.flags() & flags::GRANT != 0 {
+        let view = View { epoch: frame.view_epoch(), members: frame.view_members(), rest: frame.0[9] };
+        let counted =
+            lease::count::<Whole, _>(lease, serving, frame.sender(), &view, frame.returned(), now_ns);
+        if counted == Counted::Gained {
+            maps::tell_lease(1, now_ns, lease::until_us(lease) * 1000, serving.generation);
+        }
+    }
 }
 
 /// The peer has proven life: the timer's cell starts anew, and a change of state is told.
@@ -236,14 +263,25 @@ unsafe fn record(histogram: *mut Histogram, ns: u64) {
 /// Turns the probe into its answer, in place. Receipt and answer share one reading of the clock: they lie 0.3 µs
 /// apart, and a stamp that is too early only makes a lease shorter.
 #[inline(always)]
-fn answer(ctx: &XdpContext, place: Place, frame: &mut Frame, node: &Node, now_ns: u64) -> Outcome {
+fn answer(
+    ctx: &XdpContext,
+    place: Place,
+    frame: &mut Frame,
+    node: &Node,
+    lease: &maps::LeaseWords,
+    serving: &Serving,
+    now_ns: u64,
+) -> Outcome {
     let on_link = u32::from(place.link);
     let Some(latch) = maps::latch() else { return Outcome::Pass };
     let Some(key) = maps::key(node.key_id as u8) else { return Outcome::Dropped(Drop::UnknownKey, on_link) };
     let before = if place.ipv6 { sum(frame) } else { 0 };
     let to = Address { target: frame.sender(), link: frame.link(), sequence: frame.sequence() };
     let peer = Snapshot { incarnation: frame.incarnation(), stamp: frame.stamp(), received: now_ns };
-    compose(frame, Kind::Answer, node, &latch, to, peer, now_ns);
+    let grant = may_grant(node, &latch, now_ns)
+        && lease::grant::<Whole, _>(lease, serving, to.target, now_ns, now_ns);
+    let granting = Granting { view: serving.view, grant };
+    compose(frame, Kind::Answer, node, &latch, to, peer, granting, now_ns);
     frame.seal(key);
     let after = if place.ipv6 { sum(frame) } else { 0 };
     // SAFETY: the helper reads exactly the frame.

@@ -1,7 +1,7 @@
 //! Ringbeat's kernel programs, and the only place that turns an outcome into a verdict.
 //!
 //! `heartbeat` (XDP) and `egress` (tcx) are the two ends of a link; `arm` starts the timer of `expiry`; `register` and
-//! the two obituaries hold the latch. The rules themselves are in `ringbeat-common`, shared with user space.
+//! the two obituaries hold the latch; the gates stand on service interfaces and cgroups. The rules themselves are in `ringbeat-common`, shared with user space.
 //! Deliberately not there: membership. The kernel says "seen", "late", "gone"; it decides nothing.
 #![no_std]
 #![no_main]
@@ -9,16 +9,18 @@
 #![feature(core_intrinsics)]
 
 mod atomic;
+mod clock;
 mod egress;
 mod expiry;
+mod gate;
 mod heartbeat;
 mod maps;
 mod obituary;
 mod packet;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, xdp_action};
-use aya_ebpf::macros::{classifier, raw_tracepoint, xdp};
-use aya_ebpf::programs::{RawTracePointContext, TcContext, XdpContext};
+use aya_ebpf::macros::{cgroup_skb, classifier, raw_tracepoint, xdp};
+use aya_ebpf::programs::{RawTracePointContext, SkBuffContext, TcContext, XdpContext};
 use ringbeat_common::drops::Drop;
 
 /// Passes a packet on to the next tcx program, or to the wire.
@@ -63,6 +65,24 @@ pub fn egress(ctx: TcContext) -> i32 {
             TC_ACT_SHOT
         }
     }
+}
+
+/// The gate of leased addresses, towards the wire.
+#[classifier]
+pub fn gate_out(ctx: TcContext) -> i32 {
+    if gate::passes_out(&ctx) { TCX_NEXT } else { TC_ACT_SHOT }
+}
+
+/// The same gate, from the wire.
+#[classifier]
+pub fn gate_in(ctx: TcContext) -> i32 {
+    if gate::passes_in(&ctx) { TCX_NEXT } else { TC_ACT_SHOT }
+}
+
+/// The gate of a leased service: all packets of its cgroup, in and out.
+#[cgroup_skb]
+pub fn gate_cgroup(ctx: SkBuffContext) -> i32 {
+    gate::passes_cgroup(&ctx) as i32
 }
 
 /// Starts the expiry timer, or hands it to this program after a replacement; run by the daemon, never attached.

@@ -5,12 +5,15 @@
 
 use core::ptr::addr_of;
 
-use aya_ebpf::btf_maps::{Array, RingBuf};
+use aya_ebpf::btf_maps::{Array, HashMap, RingBuf};
 use aya_ebpf::macros::btf_map;
 use ringbeat_common::drops::{DROPS_MAX, Drop};
-use ringbeat_common::event::Event;
-use ringbeat_common::limits::{EVENT_RING_BYTES, KEYS_MAX, LINKS_MAX, SLOTS_MAX};
-use ringbeat_common::maps::{Counters, Drops, Latch, Link, Node, Tick, Trips, Watches};
+use ringbeat_common::event::{Event, LEASE_CELL};
+use ringbeat_common::lease::Words;
+use ringbeat_common::limits::{EVENT_RING_BYTES, GATES_MAX, KEYS_MAX, LINKS_MAX, SLOTS_MAX};
+use ringbeat_common::maps::{
+    AddressKey, Counters, Drops, GateLog, Latch, LeaseTable, Link, Node, Tick, Trips, Watches,
+};
 use ringbeat_common::slot::Slot;
 
 use crate::atomic;
@@ -47,6 +50,18 @@ pub static TRIPS: Array<Trips, SLOTS_MAX, MAPPED> = Array::new();
 /// Dropped frames of each link.
 #[btf_map]
 pub static DROPS: Array<Drops, LINKS_MAX, MAPPED> = Array::new();
+/// The lease. Written by the daemon and by both ends of the links, word by word.
+#[btf_map]
+pub static LEASE: Array<LeaseTable, 1, MAPPED> = Array::new();
+/// What has passed the gates. Added to by them.
+#[btf_map]
+pub static GATE_LOGS: Array<GateLog, GATES_MAX, MAPPED> = Array::new();
+/// The gate of each leased address. Written by the daemon.
+#[btf_map]
+pub static ADDRESSES: HashMap<AddressKey, u64, GATES_MAX> = HashMap::new();
+/// The gate of each leased service, by its cgroup's id. Written by the daemon.
+#[btf_map]
+pub static CGROUPS: HashMap<u64, u64, GATES_MAX> = HashMap::new();
 /// To the daemon.
 #[btf_map]
 pub static EVENTS: RingBuf<Event, EVENT_RING_BYTES> = RingBuf::new();
@@ -76,9 +91,7 @@ pub fn node() -> Option<Node> {
             slot: atomic::load(addr_of!((*node).slot)),
             cluster_id: atomic::load(addr_of!((*node).cluster_id)),
             config_version: atomic::load(addr_of!((*node).config_version)),
-            view_epoch: atomic::load(addr_of!((*node).view_epoch)),
-            view_members: atomic::load(addr_of!((*node).view_members)),
-            view_rest: atomic::load(addr_of!((*node).view_rest)),
+            unused: [0; 3],
             heard: atomic::load(addr_of!((*node).heard)),
             flags: atomic::load(addr_of!((*node).flags)),
             key_id: atomic::load(addr_of!((*node).key_id)),
@@ -104,6 +117,54 @@ pub fn latch() -> Option<Latch> {
             beat_ns: atomic::load(addr_of!((*latch).beat_ns)),
         })
     }
+}
+
+/// The lease's table, as its functions want it.
+pub struct LeaseWords(*mut u64);
+
+impl Words for LeaseWords {
+    #[inline(always)]
+    fn load(&self, at: usize) -> u64 {
+        // SAFETY: a valid map value; its functions keep `at` inside, and the verifier checks it.
+        unsafe { atomic::load(self.0.add(at)) }
+    }
+
+    #[inline(always)]
+    fn store(&self, at: usize, value: u64) {
+        // SAFETY: as above.
+        unsafe { atomic::store(self.0.add(at), value) }
+    }
+
+    #[inline(always)]
+    fn swap_if(&self, at: usize, old: u64, new: u64) -> bool {
+        // SAFETY: as above.
+        unsafe { atomic::swap(self.0.add(at), old, new) }
+    }
+}
+
+/// The lease.
+#[inline(always)]
+pub fn lease() -> Option<LeaseWords> {
+    LEASE.get_ptr_mut(0).map(|table| LeaseWords(table.cast()))
+}
+
+/// Tells that the lease is valid now (1) or has run out (0).
+#[inline(always)]
+pub fn tell_lease(to: u64, now_ns: u64, until_ns: u64, generation: u64) {
+    let event = Event {
+        stamp_ns: now_ns,
+        cell: LEASE_CELL,
+        by_timer: (to == 0) as u32,
+        from: to ^ 1,
+        to,
+        heard_ns: until_ns,
+        unanswered_ns: 0,
+        credit_ns: 0,
+        incarnation: generation,
+        daemon_age_us: 0,
+        flags: 0,
+    };
+    let _ = EVENTS.output(event, 0);
 }
 
 /// The key of an id, if it is in force.

@@ -7,10 +7,9 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use ringbeat_common::maps::latch;
 
-use crate::{atomic, maps};
+use crate::{atomic, clock, maps};
 
 /// Makes the calling process the daemon, alive from now on. Only a daemon that has closed the plane, or that takes
 /// over a planned hand-over, calls this.
@@ -19,7 +18,7 @@ pub fn register() -> i32 {
     let Some(at) = maps::LATCH.get_ptr_mut(0) else { return 1 };
     // SAFETY: a valid map value; the state is written last.
     unsafe {
-        let now_ns = bpf_ktime_get_boot_ns();
+        let now_ns = clock::now_ns();
         atomic::store(addr_of_mut!((*at).tgid), bpf_get_current_pid_tgid() >> 32);
         atomic::store(addr_of_mut!((*at).registered_ns), now_ns);
         atomic::store(addr_of_mut!((*at).gone_ns), 0);
@@ -44,7 +43,7 @@ pub fn exited(last: bool) -> i32 {
         {
             return 0;
         }
-        let now_ns = bpf_ktime_get_boot_ns();
+        let now_ns = clock::now_ns();
         let planned = atomic::load(addr_of!((*at).handover_until_ns)) > now_ns;
         let to = if planned { latch::HANDED_OVER } else { latch::GONE };
         atomic::store(addr_of_mut!((*at).gone_ns), now_ns);

@@ -4,25 +4,31 @@
 //! opens as a new incarnation. Only a planned hand-over, inside its time, goes on as it was.
 
 use std::mem::offset_of;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use aya::maps::{Array, Map, MapData, MapError, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use ringbeat_common::drops::DROPS_MAX;
 use ringbeat_common::event::Event;
-use ringbeat_common::limits::{KEYS_MAX, LINKS_MAX, NODES_MAX, SLOTS_MAX, cell};
-use ringbeat_common::maps::{ABI, Counters, Drops, Latch, Link, Node, Tick, Trips, Watches, latch};
+use ringbeat_common::limits::{GATES_MAX, KEYS_MAX, LINKS_MAX, NODES_MAX, SLOTS_MAX, cell};
+use ringbeat_common::maps::{
+    ABI, ABI_OLDEST, AddressKey, Counters, Drops, GateLog, Latch, LeaseTable, Link, Node, Tick, Trips, Watches,
+    ipv4_key, latch,
+};
 use ringbeat_common::slot::Slot;
 use ringbeat_common::watch::{Watch, state};
 use ringbeat_config::Datapath;
 
+use super::lease::LeaseCells;
 use super::load::{LoadError, Loaded, Tried, chain};
 use super::pins::Pins;
-use super::{CellReading, Identity, Mode, PlaneLink};
+use super::{CellReading, Gated, Identity, Mode, PlaneLink};
 use crate::sys::clock::boot_ns;
 use crate::sys::mapped::Mapped;
 use crate::sys::pod::Value;
+use crate::sys::socket::interface_index;
 
 /// BPF_F_LOCK: the whole value changes under its lock.
 const UNDER_LOCK: u64 = 4;
@@ -36,6 +42,12 @@ pub struct KernelPlane {
     counters: Mapped<Counters>,
     trips: Mapped<Trips>,
     drops: Mapped<Drops>,
+    lease: Mapped<LeaseTable>,
+    gate_logs: Mapped<GateLog>,
+    addresses: HashMap<MapData, AddressKey, u64>,
+    /// The interfaces that the gate stands on, with their indexes.
+    gated: Vec<(String, u32)>,
+    pins: Option<Pins>,
     slots: Array<MapData, Value<Slot>>,
     keys: Array<MapData, [u64; 2]>,
     link_table: Mapped<Link>,
@@ -84,6 +96,12 @@ impl KernelPlane {
             counters: mapped(&mut loaded, "COUNTERS", SLOTS_MAX)?,
             trips: mapped(&mut loaded, "TRIPS", SLOTS_MAX)?,
             drops: mapped(&mut loaded, "DROPS", LINKS_MAX)?,
+            lease: mapped(&mut loaded, "LEASE", 1)?,
+            gate_logs: mapped(&mut loaded, "GATE_LOGS", GATES_MAX)?,
+            addresses: HashMap::try_from(loaded.take("ADDRESSES")?)
+                .map_err(|error| LoadError::Map { name: "ADDRESSES", why: chain(&error) })?,
+            gated: Vec::new(),
+            pins: pins.cloned(),
             slots: array(&mut loaded, "SLOTS")?,
             keys: array(&mut loaded, "KEYS")?,
             link_table: mapped(&mut loaded, "LINKS", LINKS_MAX)?,
@@ -103,6 +121,8 @@ impl KernelPlane {
                 let mut parts = name.split('-').skip(1).map(str::parse::<u32>);
                 let (id, ifindex) = (parts.next(), parts.next());
                 known.contains(&name)
+                    // The gates of a dead daemon stand until this one's do.
+                    || name.starts_with("gate_")
                     || own
                         .iter()
                         .any(|link| id == Some(Ok(u32::from(link.id))) && ifindex == Some(Ok(link.ifindex)))
@@ -133,7 +153,7 @@ impl KernelPlane {
             && same_links
             && latch.state == latch::HANDED_OVER
             && boot_ns() < latch.handover_until_ns
-            && node.abi == u64::from(ABI)
+            && (u64::from(ABI_OLDEST)..=u64::from(ABI)).contains(&node.abi)
             && node.incarnation != 0
             && node.slot == u64::from(identity.slot)
             && node.cluster_id == identity.cluster_id
@@ -144,6 +164,7 @@ impl KernelPlane {
     /// Closes the plane and forgets every peer.
     fn clear(&mut self) -> Result<(), MapError> {
         self.close();
+        self.lease().adopt_closed();
         self.node.fill(0, &Node { slot: NODES_MAX as u64, ..Node::default() });
         for index in 0..SLOTS_MAX {
             self.watch_word(index, offset_of!(Watch, state)).store(0, Ordering::SeqCst);
@@ -223,6 +244,7 @@ impl KernelPlane {
             prepared.map_err(|error| LoadError::Map { name: "SLOTS", why: chain(&error) })?;
         }
         self.is_ours = true;
+        self.node.word(0, offset_of!(Node, abi)).store(u64::from(ABI), Ordering::SeqCst);
         self.loaded.register()?;
         self.node.word(0, offset_of!(Node, flags)).store(0, Ordering::SeqCst);
         self.node.word(0, offset_of!(Node, incarnation)).store(incarnation, Ordering::SeqCst);
@@ -231,6 +253,7 @@ impl KernelPlane {
 
     /// See [`super::Plane::close`].
     pub fn close(&mut self) {
+        self.lease().release();
         self.node.word(0, offset_of!(Node, incarnation)).store(0, Ordering::SeqCst);
     }
 
@@ -332,6 +355,51 @@ impl KernelPlane {
         found.map_or((Mode::Native, None), |(_, mode, why)| (*mode, why.clone()))
     }
 
+    /// See [`super::Plane::lease`].
+    pub fn lease(&self) -> LeaseCells<'_> {
+        LeaseCells(self.lease.words())
+    }
+
+    /// Names the leased addresses; to be done before the gate stands anywhere. An address that no longer is one goes.
+    pub fn lease_addresses(&mut self, gates: &[Gated]) -> Result<(), LoadError> {
+        let fail = |error: MapError| LoadError::Map { name: "ADDRESSES", why: chain(&error) };
+        let wanted: Vec<AddressKey> = gates.iter().map(|gate| key_of(gate.address)).collect();
+        let there: Vec<AddressKey> = self.addresses.keys().filter_map(Result::ok).collect();
+        for old in there.iter().filter(|old| !wanted.contains(old)) {
+            self.addresses.remove(old).map_err(fail)?;
+        }
+        for (gate, key) in (0u64..).zip(&wanted) {
+            self.addresses.insert(key, gate, 0).map_err(fail)?;
+        }
+        Ok(())
+    }
+
+    /// See [`super::Plane::gate`].
+    pub fn gate(&mut self, interface: &str) -> Result<(), LoadError> {
+        let ifindex = interface_index(interface).map_err(|error| LoadError::Attach {
+            name: "gate_out",
+            interface: interface.to_owned(),
+            why: error.to_string(),
+        })?;
+        if self.gated.iter().any(|(name, index)| name == interface && *index == ifindex) {
+            return Ok(());
+        }
+        self.loaded.attach_gate(interface, ifindex, self.pins.as_ref())?;
+        self.gated.retain(|(name, _)| name != interface);
+        self.gated.push((interface.to_owned(), ifindex));
+        Ok(())
+    }
+
+    /// See [`super::Plane::gate_log`].
+    pub fn gate_log(&self, gate: usize) -> GateLog {
+        self.gate_logs.copy(gate % GATES_MAX)
+    }
+
+    /// See [`super::Plane::open_gate_log`].
+    pub fn open_gate_log(&self, gate: usize) {
+        self.gate_logs.word(gate % GATES_MAX, offset_of!(GateLog, first_pass_ns)).store(0, Ordering::SeqCst);
+    }
+
     fn watch_word(&self, index: usize, offset: usize) -> &AtomicU64 {
         watch_word(&self.watches, index, offset)
     }
@@ -340,6 +408,20 @@ impl KernelPlane {
 /// A word of a cell of the watches.
 fn watch_word(watches: &Mapped<Watches>, index: usize, offset: usize) -> &AtomicU64 {
     watches.word(0, index * size_of::<Watch>() + offset)
+}
+
+/// The key of an address in `ADDRESSES`.
+fn key_of(address: IpAddr) -> AddressKey {
+    match address {
+        IpAddr::V4(address) => ipv4_key(u32::from_ne_bytes(address.octets())),
+        IpAddr::V6(address) => {
+            let mut key = [0; 4];
+            for (word, bytes) in key.iter_mut().zip(address.octets().as_chunks::<4>().0) {
+                *word = u32::from_ne_bytes(*bytes);
+            }
+            key
+        }
+    }
 }
 
 fn empty_trips() -> Trips {

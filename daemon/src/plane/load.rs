@@ -19,6 +19,7 @@ use thiserror::Error;
 
 use super::pins::Pins;
 use super::{Mode, PlaneLink};
+use crate::sys::clock::skewed_by;
 
 /// Why there is no kernel plane.
 #[derive(Debug, Error)]
@@ -116,13 +117,20 @@ impl Loaded {
                 loader.map_pin_path(name, pins.path(name));
             }
         }
+        let (rate, offset) = skewed_by();
+        if (rate, offset) != (0, 0) {
+            loader.override_global("CLOCK_RATE", &rate, true);
+            loader.override_global("CLOCK_OFFSET", &offset, true);
+        }
         let mut ebpf = loader.load(object)?;
         let said = EbpfLogger::init(&mut ebpf).ok();
         let mut loaded = Self { ebpf, held: Vec::new(), said };
         for name in ["heartbeat", "arm"] {
             loaded.xdp(name)?.load().map_err(|source| LoadError::Program { name, source })?;
         }
-        loaded.egress()?.load().map_err(|source| LoadError::Program { name: "egress", source })?;
+        for name in ["egress", "gate_out", "gate_in"] {
+            loaded.classifier(name)?.load().map_err(|source| LoadError::Program { name, source })?;
+        }
         for name in ["register", "obituary", "obituary_exec"] {
             loaded.tracepoint(name)?.load().map_err(|source| LoadError::Program { name, source })?;
         }
@@ -257,27 +265,50 @@ impl Loaded {
     }
 
     fn attach_egress(&mut self, link: &PlaneLink, pins: Option<&Pins>) -> Result<(), LoadError> {
-        let name = "egress";
         let pin = format!("tcx-{}-{}", link.id, link.ifindex);
-        if let Some(old) = pinned(pins, &pin)
+        let place = (link.interface.as_str(), TcAttachType::Egress);
+        self.attach_tcx("egress", place, pins, &pin, |there| {
+            !there.starts_with(&format!("tcx-{}-", link.id))
+        })
+    }
+
+    /// Attaches the gate to both directions of an interface.
+    pub fn attach_gate(&mut self, interface: &str, ifindex: u32, pins: Option<&Pins>) -> Result<(), LoadError> {
+        for (name, direction) in [("gate_out", TcAttachType::Egress), ("gate_in", TcAttachType::Ingress)] {
+            let pin = format!("{name}-{ifindex}");
+            self.attach_tcx(name, (interface, direction), pins, &pin, |there| there != pin)?;
+        }
+        Ok(())
+    }
+
+    /// Attaches a classifier, in the place of the pinned one if there is one that still stands; else every pin that is
+    /// not to be kept goes first.
+    fn attach_tcx(
+        &mut self,
+        name: &'static str,
+        (interface, direction): (&str, TcAttachType),
+        pins: Option<&Pins>,
+        pin: &str,
+        keep: impl Fn(&str) -> bool,
+    ) -> Result<(), LoadError> {
+        if let Some(old) = pinned(pins, pin)
             && let Ok(old) = SchedClassifierLink::try_from(old)
-            && self.egress()?.attach_to_link(old).is_ok()
+            && self.classifier(name)?.attach_to_link(old).is_ok()
         {
             return Ok(());
         }
         if let Some(pins) = pins {
-            pins.remove_links(|there| !there.starts_with(&format!("tcx-{}-", link.id)));
+            pins.remove_links(keep);
         }
-        let interface = link.interface.clone();
-        let fail = |why: String| LoadError::Attach { name, interface: interface.clone(), why };
-        let program = self.egress()?;
+        let fail = |why: String| LoadError::Attach { name, interface: interface.to_owned(), why };
+        let program = self.classifier(name)?;
         let options = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program
-            .attach_with_options(&link.interface, TcAttachType::Egress, options)
+            .attach_with_options(interface, direction, options)
             .map_err(|error| fail(format!("{} (tcx needs kernel 6.6)", chain(&error))))?;
         let attached = program.take_link(id).map_err(|error| fail(chain(&error)))?;
         let attached = FdLink::try_from(attached).map_err(|_| fail("not a tcx link".to_owned()))?;
-        self.keep(attached, pins, &pin, name)
+        self.keep(attached, pins, pin, name)
     }
 
     /// Pins a link, or holds it where there are no pins.
@@ -308,9 +339,9 @@ impl Loaded {
         program.try_into().map_err(|source| LoadError::Program { name, source })
     }
 
-    fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
-        let program = self.ebpf.program_mut("egress").ok_or(LoadError::NoMap("egress"))?;
-        program.try_into().map_err(|source| LoadError::Program { name: "egress", source })
+    fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoMap(name))?;
+        program.try_into().map_err(|source| LoadError::Program { name, source })
     }
 
     fn tracepoint(&mut self, name: &'static str) -> Result<&mut RawTracePoint, LoadError> {

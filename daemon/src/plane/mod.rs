@@ -5,21 +5,24 @@
 //! a peer.
 
 pub mod kernel;
+pub mod lease;
 pub mod load;
 pub mod pins;
 pub mod reading;
 pub mod socket;
 pub mod table;
 
+use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use ringbeat_common::drops::DROPS_MAX;
 use ringbeat_common::event::Event;
 use ringbeat_common::frame::Frame;
-use ringbeat_common::maps::Tick;
+use ringbeat_common::maps::{GateLog, Tick};
 use ringbeat_common::slot::Slot;
 
 pub use kernel::KernelPlane;
+pub use lease::LeaseCells;
 pub use reading::CellReading;
 pub use socket::SocketPlane;
 
@@ -60,6 +63,15 @@ pub struct PlaneLink {
     pub interval_ns: u64,
     /// Silence that is late, in ns.
     pub deadline_ns: u64,
+}
+
+/// A leased address as the plane needs it; its gate is its place in the list.
+#[derive(Clone, Debug)]
+pub struct Gated {
+    /// The address.
+    pub address: IpAddr,
+    /// The interface that the gate stands on.
+    pub interface: String,
 }
 
 /// What every frame of this node carries.
@@ -167,6 +179,34 @@ impl Plane {
     /// How a link is served, and why not better.
     pub fn mode(&self, link: u8) -> (Mode, Option<String>) {
         either!(self, plane => plane.mode(link))
+    }
+
+    /// The lease.
+    pub fn lease(&self) -> LeaseCells<'_> {
+        either!(self, plane => plane.lease())
+    }
+
+    /// Puts the gate on an interface, or finds it there; an error says why nothing leased can be held on it.
+    pub fn gate(&mut self, interface: &str) -> Result<(), String> {
+        match self {
+            Self::Kernel(plane) => plane.gate(interface).map_err(|error| load::chain(&error)),
+            Self::Socket(_) => Err("plain sockets have no gate".to_owned()),
+        }
+    }
+
+    /// What has passed a gate since it was opened.
+    pub fn gate_log(&self, gate: usize) -> GateLog {
+        match self {
+            Self::Kernel(plane) => plane.gate_log(gate),
+            Self::Socket(_) => GateLog::default(),
+        }
+    }
+
+    /// Begins a new log of first and last pass; the counts go on.
+    pub fn open_gate_log(&self, gate: usize) {
+        if let Self::Kernel(plane) = self {
+            plane.open_gate_log(gate);
+        }
     }
 
     /// A frame of the handshake that the plane's own thread took from a socket. The kernel plane leaves those to the

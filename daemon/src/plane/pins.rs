@@ -8,8 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapInfo;
-use ringbeat_common::limits::{EVENT_RING_BYTES, KEYS_MAX, LINKS_MAX, SLOTS_MAX};
-use ringbeat_common::maps::{ABI, ABI_OLDEST, Counters, Drops, Latch, Link, Node, Tick, Trips, Watches};
+use ringbeat_common::limits::{EVENT_RING_BYTES, GATES_MAX, KEYS_MAX, LINKS_MAX, SLOTS_MAX};
+use ringbeat_common::maps::{
+    ABI, ABI_OLDEST, Counters, Drops, GateLog, Latch, LeaseTable, Link, Node, Tick, Trips, Watches,
+};
 use ringbeat_common::slot::Slot;
 use rustix::fs::statfs;
 use thiserror::Error;
@@ -19,7 +21,7 @@ pub const BPFFS: &str = "/sys/fs/bpf";
 const BPFFS_MAGIC: i64 = 0xcafe_4a11;
 
 /// Name, value size and number of values of every pinned map, as this build has them.
-const LAYOUT: [(&str, usize, usize); 12] = [
+const LAYOUT: [(&str, usize, usize); 16] = [
     ("NODE", size_of::<Node>(), 1),
     ("LATCH", size_of::<Latch>(), 1),
     ("LINKS", size_of::<Link>(), LINKS_MAX),
@@ -30,6 +32,10 @@ const LAYOUT: [(&str, usize, usize); 12] = [
     ("COUNTERS", size_of::<Counters>(), SLOTS_MAX),
     ("TRIPS", size_of::<Trips>(), SLOTS_MAX),
     ("DROPS", size_of::<Drops>(), LINKS_MAX),
+    ("LEASE", size_of::<LeaseTable>(), 1),
+    ("GATE_LOGS", size_of::<GateLog>(), GATES_MAX),
+    ("ADDRESSES", 8, GATES_MAX),
+    ("CGROUPS", 8, GATES_MAX),
     ("EVENTS", 0, EVENT_RING_BYTES),
     ("ALARM", 16, 1),
 ];
@@ -92,6 +98,8 @@ impl Pins {
             let path = path.to_owned();
             move |source| PinError::Folder { path, source }
         };
+        fs::create_dir_all(&home).map_err(error(&home))?;
+        take_over_older(&home, &folder)?;
         fs::create_dir_all(&folder).map_err(error(&folder))?;
         for entry in fs::read_dir(&home).map_err(error(&home))? {
             let path = entry.map_err(error(&home))?.path();
@@ -115,6 +123,11 @@ impl Pins {
     /// Whether a former daemon left its maps here.
     pub fn are_there(&self) -> bool {
         self.path("LATCH").exists()
+    }
+
+    /// Whether the promises of a former daemon are here: without them nobody knows what this node has promised.
+    pub fn have_promises(&self) -> bool {
+        self.path("LEASE").exists()
     }
 
     /// Removes every link's pin that `keep` does not want: an interface that is no longer a link's.
@@ -155,22 +168,43 @@ impl Pins {
     }
 
     fn check_layout(&self) -> Result<(), PinError> {
-        for (name, size, values) in LAYOUT {
-            let path = self.path(name);
-            if !path.exists() {
-                continue;
-            }
-            let expected = format!("{values} values of {size} bytes");
-            let found = match MapInfo::from_pin(&path) {
-                Err(error) => format!("no map ({error})"),
-                Ok(info) => format!("{} values of {} bytes", info.max_entries(), info.value_size()),
-            };
-            if found != expected {
-                return Err(PinError::Layout { path, found, expected });
-            }
-        }
-        Ok(())
+        check_layout(&self.folder)
     }
+}
+
+/// Adopts the pins of the version before this one. Its maps are all maps of this version, in the same layout; what this
+/// version adds is made new, and a folder in bpffs is renamed in one step. Whatever runs goes on, as it is held by its
+/// links.
+fn take_over_older(home: &Path, folder: &Path) -> Result<(), PinError> {
+    let older = home.join(format!("abi{ABI_OLDEST}"));
+    let has_pins = |folder: &Path| fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_some());
+    if !has_pins(&older) || has_pins(folder) {
+        return Ok(());
+    }
+    check_layout(&older)?;
+    let _ = fs::remove_dir(folder);
+    fs::rename(&older, folder).map_err(|source| PinError::Folder { path: older.clone(), source })?;
+    tracing::info!(from = ABI_OLDEST, to = ABI, "pins of the version before this one adopted");
+    Ok(())
+}
+
+/// Refuses a folder with a map that is not what its name says.
+fn check_layout(folder: &Path) -> Result<(), PinError> {
+    for (name, size, values) in LAYOUT {
+        let path = folder.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let expected = format!("{values} values of {size} bytes");
+        let found = match MapInfo::from_pin(&path) {
+            Err(error) => format!("no map ({error})"),
+            Ok(info) => format!("{} values of {} bytes", info.max_entries(), info.value_size()),
+        };
+        if found != expected {
+            return Err(PinError::Layout { path, found, expected });
+        }
+    }
+    Ok(())
 }
 
 /// The folder of a cluster. bpffs refuses dots in names.

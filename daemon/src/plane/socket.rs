@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringbeat_common::drops::DROPS_MAX;
@@ -16,6 +17,7 @@ use ringbeat_common::maps::Tick;
 use ringbeat_common::slot::Slot;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
+use super::lease::LeaseCells;
 use super::table::{EVENTS_MAX, Outcome, Table};
 use super::{CellReading, Identity, Mode, PlaneLink};
 use crate::probe::{Book, Pace};
@@ -28,6 +30,7 @@ const BURST_MAX: usize = 64;
 /// The face of the thread.
 pub struct SocketPlane {
     shared: Arc<Shared>,
+    lease: Arc<[AtomicU64]>,
     why: String,
 }
 
@@ -65,12 +68,13 @@ impl SocketPlane {
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             fresh_ns: links.to_vec(),
         });
+        let lease = Arc::clone(&shared.table().lease);
         let theirs = Arc::clone(&shared);
         std::thread::Builder::new().name("ringbeat-plane".to_owned()).spawn(move || {
             enter();
             run(&theirs, &sockets, &book);
         })?;
-        Ok(Self { shared, why })
+        Ok(Self { shared, lease, why })
     }
 
     /// See [`super::Plane::open`].
@@ -156,6 +160,11 @@ impl SocketPlane {
     /// See [`super::Plane::mode`].
     pub fn mode(&self, _link: u8) -> (Mode, Option<String>) {
         (Mode::Socket, Some(self.why.clone()))
+    }
+
+    /// See [`super::Plane::lease`].
+    pub fn lease(&self) -> LeaseCells<'_> {
+        LeaseCells(&self.lease)
     }
 
     /// See [`super::Plane::next_handshake`].

@@ -4,19 +4,24 @@
 //! programs. What it cannot give is an obituary: when the process dies, so does the table.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
-use ringbeat_common::compose::{Address, compose};
+use ringbeat_common::compose::{Address, Granting, compose, may_grant};
 use ringbeat_common::drops::{DROPS_MAX, Drop};
-use ringbeat_common::event::Event;
-use ringbeat_common::frame::{Frame, Kind, VERSION};
+use ringbeat_common::event::{Event, LEASE_CELL};
+use ringbeat_common::frame::{Frame, Kind, VERSION, flags};
 use ringbeat_common::histogram::Histogram;
+use ringbeat_common::lease::{self, Counted, Serving, Whole};
 use ringbeat_common::limits::{
     LINKS_MAX, NODES_MAX, SLOTS_MAX, TICK_LATE_NS, TICK_MAX_NS, TICK_MIN_NS, cell,
 };
 use ringbeat_common::maps::{Counters, Latch, Node, Tick, Trips, latch};
 use ringbeat_common::slot::{Local, Slot, Snapshot};
+use ringbeat_common::view::View;
 use ringbeat_common::watch::{Watch, after_proof, state};
 
+use super::lease::LeaseCells;
 use super::{Identity, PlaneLink};
 
 /// Events kept for the main loop; more are dropped and found again by its look over the cells.
@@ -45,6 +50,8 @@ pub struct Table {
     pub tick: Tick,
     /// Changes of cells.
     pub events: VecDeque<Event>,
+    /// The lease: this node grants, though without a gate of the kernel it holds nothing.
+    pub lease: Arc<[AtomicU64]>,
     key: [u64; 2],
     links: Vec<PlaneLink>,
     slots: Vec<Slot>,
@@ -72,6 +79,7 @@ impl Table {
             latch: Latch { state: latch::ALIVE, ..Latch::default() },
             tick: Tick::default(),
             events: VecDeque::new(),
+            lease: super::lease::empty().into(),
             key: identity.key,
             links: links.to_vec(),
             slots: vec![Slot::default(); SLOTS_MAX],
@@ -127,13 +135,15 @@ impl Table {
         }
         let index = cell(link, frame.sender());
         let freshness_ns = self.links.iter().find(|l| l.id == link).map_or(0, |l| l.deadline_ns);
+        let serving = lease::serving(&LeaseCells(&self.lease));
         let local = Local {
             incarnation: self.node.incarnation,
-            view: [self.node.view_epoch, self.node.view_members, self.node.view_rest],
+            view: [serving.view.epoch, serving.view.members, serving.view.rest],
             freshness_ns,
             now_ns,
         };
         if self.slots[index].accept(frame, &local)? {
+            self.of_lease(frame, &serving, now_ns);
             self.seen(frame, index, now_ns);
         } else {
             self.counters[index].unproven += 1;
@@ -146,9 +156,43 @@ impl Table {
         self.counters[index].probes_answered += 1;
         let to = Address { target: frame.sender(), link, sequence: frame.sequence() };
         let peer = Snapshot { incarnation: frame.incarnation(), stamp: frame.stamp(), received: now_ns };
-        compose(frame, Kind::Answer, &self.node, &self.latch, to, peer, now_ns);
+        let granting = self.granting(&serving, to.target, now_ns, now_ns);
+        compose(frame, Kind::Answer, &self.node, &self.latch, to, peer, granting, now_ns);
         frame.seal(self.key);
         Ok(Outcome::Answer(*frame))
+    }
+
+    fn granting(&self, serving: &Serving, target: u8, received_ns: u64, now_ns: u64) -> Granting {
+        let grant = may_grant(&self.node, &self.latch, now_ns)
+            && lease::grant::<Whole, _>(&LeaseCells(&self.lease), serving, target, received_ns, now_ns);
+        Granting { view: serving.view, grant }
+    }
+
+    fn of_lease(&mut self, frame: &Frame, serving: &Serving, now_ns: u64) {
+        let words = LeaseCells(&self.lease);
+        if frame.flags() & (flags::GONE | flags::RELEASED) != 0 {
+            lease::ended(&words, frame.sender(), now_ns);
+        } else if frame.flags() & flags::GRANT != 0 {
+            let view = View { epoch: frame.view_epoch(), members: frame.view_members(), rest: frame.0[9] };
+            let (slot, stamp_ns) = (frame.sender(), frame.returned());
+            if lease::count::<Whole, _>(&words, serving, slot, &view, stamp_ns, now_ns) == Counted::Gained {
+                let until_ns = words.until_ns();
+                self.tell_lease(1, now_ns, until_ns, serving.generation);
+            }
+        }
+    }
+
+    fn tell_lease(&mut self, to: u64, now_ns: u64, until_ns: u64, generation: u64) {
+        self.tell(Event {
+            stamp_ns: now_ns,
+            cell: LEASE_CELL,
+            by_timer: u32::from(to == 0),
+            from: to ^ 1,
+            to,
+            heard_ns: until_ns,
+            incarnation: generation,
+            ..Event::default()
+        });
     }
 
     fn seen(&mut self, frame: &Frame, index: usize, now_ns: u64) {
@@ -202,7 +246,9 @@ impl Table {
         self.counters[index].probes_sent += 1;
         let to = Address { target, link, sequence: self.counters[index].probes_sent };
         let mut frame = Frame::default();
-        compose(&mut frame, Kind::Probe, &self.node, &self.latch, to, peer, now_ns);
+        let serving = lease::serving(&LeaseCells(&self.lease));
+        let granting = self.granting(&serving, target, peer.received, now_ns);
+        compose(&mut frame, Kind::Probe, &self.node, &self.latch, to, peer, granting, now_ns);
         frame.seal(self.key);
         Some(frame)
     }
@@ -227,6 +273,11 @@ impl Table {
             tick.stalled_ns += late_ns;
         }
         let credit_ns = tick.credit.ns;
+        let words = LeaseCells(&self.lease);
+        if let Some(until_us) = lease::lapsed(&words, now_ns) {
+            let generation = lease::serving(&words).generation;
+            self.tell_lease(0, now_ns, until_us * 1000, generation);
+        }
         let mut next_ns = now_ns + self.node.interval_min_ns.clamp(TICK_MIN_NS, TICK_MAX_NS);
         for index in 0..SLOTS_MAX {
             let watch = self.watches[index];

@@ -1,14 +1,33 @@
 //! The boot-time clock, the one that stamps, deadlines and leases are in: it runs on through suspend, and nobody can
-//! step it.
+//! step it. A lab may give it another rate and another zero, once, before anything has read it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use ringbeat_common::clock;
 
 use rustix::thread::{ClockId as SleepClock, clock_nanosleep_absolute};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+static RATE: AtomicU64 = AtomicU64::new(0);
+static OFFSET: AtomicU64 = AtomicU64::new(0);
+
+/// Gives this process, and the programs that it loads from now on, a clock of their own: see
+/// [`ringbeat_common::clock`]. For the lab's daemon, which calls it before everything else.
+pub fn skew(rate: u64, offset_ns: u64) {
+    RATE.store(rate, Ordering::Relaxed);
+    OFFSET.store(offset_ns, Ordering::Relaxed);
+}
+
+/// Rate and offset; both 0 in what ships.
+pub fn skewed_by() -> (u64, u64) {
+    (RATE.load(Ordering::Relaxed), OFFSET.load(Ordering::Relaxed))
+}
+
 /// Now, in ns since boot.
 pub fn boot_ns() -> u64 {
-    ns(clock_gettime(ClockId::Boottime))
+    let (rate, offset_ns) = skewed_by();
+    clock::skewed(ns(clock_gettime(ClockId::Boottime)), rate, offset_ns)
 }
 
 /// Now by the wall clock, in ns since 1970; for people to read, never to decide by.

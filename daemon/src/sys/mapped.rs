@@ -59,6 +59,12 @@ impl<T: Copy> Mapped<T> {
         unsafe { self.start.add(at).as_ref() }
     }
 
+    /// All words of the map.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping, aligned, and alive as long as `self`; others change it through atomics only.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.words) }
+    }
+
     /// A copy of value `index`, each word whole.
     pub fn copy(&self, index: usize) -> T {
         let mut value = MaybeUninit::<T>::uninit();
