@@ -56,12 +56,14 @@ pub fn next(state: &Path) -> Result<u64, IncarnationError> {
         Err(error) => return Err(disk(error)),
     };
     let counter = before.checked_add(1).ok_or_else(|| IncarnationError::Exhausted { path: path.clone() })?;
-    write_durably(state, &path, &format!("{counter}\n")).map_err(disk)?;
+    write_durably(&path, &format!("{counter}\n")).map_err(disk)?;
     let salt = getrandom::u32().map_err(IncarnationError::Salt)?;
     Ok(u64::from(counter) << 32 | u64::from(salt))
 }
 
-fn write_durably(folder: &Path, path: &Path, text: &str) -> io::Result<()> {
+/// Writes a file whole or not at all, and has it on disk when it returns.
+pub(crate) fn write_durably(path: &Path, text: &str) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
     let fresh = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(text.as_bytes())?;

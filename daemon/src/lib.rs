@@ -13,6 +13,7 @@ pub mod journal;
 pub mod keys;
 pub mod plane;
 pub mod probe;
+pub mod reserve;
 pub mod report;
 pub mod runtime;
 pub mod sockets;

@@ -15,11 +15,12 @@
 //! |---|---|---|
 //! | [`detector::Detector`] | the kernel's cell events, own carrier, accepted incarnations | what is told of peers and links |
 //! | [`handshake::Handshake`] | frames of user space, nonces | frames, accepted incarnations, duplicates |
+//! | [`membership::Membership`] | the own row, messages, epochs on disk | views to announce and install, messages |
 //!
 //! [`graph::Graph`] holds every node's row of who hears whom; it is a plain value.
 //!
 //! Deliberately not here: clocks, randomness, sockets, files, threads, logging, tables without order. This crate's
-//! clippy.toml forbids them. No membership either: these machines say what was seen, the next ones decide.
+//! clippy.toml forbids them. No resources either: these machines say what was seen and who is in; the next ones decide what runs where.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -27,6 +28,7 @@ pub mod detector;
 pub mod graph;
 pub mod handshake;
 pub mod limits;
+pub mod membership;
 #[doc(hidden)]
 pub mod mutation;
 pub mod record;

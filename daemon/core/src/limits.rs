@@ -31,3 +31,20 @@ pub const NONCE_AGE_MAX_NS: u64 = 10_000_000_000;
 pub const NONCES_POOLED: usize = 128;
 /// Superseded incarnations remembered for each peer.
 pub const SUPERSEDED_KEPT: usize = 4;
+
+/// Steps of the search for the best group of nodes, before it is given up for the best so far.
+pub const MEMBERSHIP_STEPS: u32 = 4_000;
+/// Intervals for which a choice waits for agreement, before it yields to what others have announced.
+pub const YIELD_INTERVALS: u64 = 3;
+/// After this long a view that was yielded to, and came to nothing, is given up, in ns.
+pub const AGREE_AGAIN_NS: u64 = 1_000_000_000;
+/// Epochs are on disk for so many views ahead; asked for anew when half of them are used.
+pub const CEILING_AHEAD: u64 = 4_096;
+/// Between two messages when there is nothing new, in ns.
+pub const GOSSIP_NS: u64 = 200_000_000;
+/// Intervals for which a node that starts waits for all others before it proposes a view without some of them.
+pub const START_WAIT_INTERVALS: u64 = 20;
+/// The shortest such wait, in ns.
+pub const START_WAIT_MIN_NS: u64 = 100_000_000;
+/// The longest, in ns.
+pub const START_WAIT_MAX_NS: u64 = 1_000_000_000;

@@ -35,6 +35,10 @@ pub enum Mutation {
     OwnSlotIgnored,
     /// A machine that knows itself to be a duplicate no longer answers the other.
     DuplicateMute,
+    /// A view is installed before all members have announced it.
+    InstallEarly,
+    /// Any announced view is announced, whatever the own choice is.
+    FollowAnything,
     /// A superseded incarnation is accepted again.
     SupersededBelieved,
 }
