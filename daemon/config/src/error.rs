@@ -141,6 +141,9 @@ pub enum ConfigError {
     /// The network's own or its broadcast address.
     #[error("address {address} is the {what} address of {network}, no host can have it")]
     AddressReserved { address: IpAddr, network: IpNet, what: &'static str, at: Place },
+    /// An address that no client could be served on, or a lease that it could not have.
+    #[error("{value:?} cannot be a service address: {reason}")]
+    BadService { value: String, reason: String, help: &'static str, at: Place },
     /// Two nodes with one address.
     #[error("address {address} is given twice")]
     DuplicateAddress { address: IpAddr, at: Place },
@@ -196,6 +199,7 @@ impl ConfigError {
             Self::AddressOutside { .. } => "config.address_outside",
             Self::AddressReserved { .. } => "config.address_reserved",
             Self::DuplicateAddress { .. } => "config.duplicate_address",
+            Self::BadService { .. } => "config.bad_service",
             Self::NoVotes { .. } => "config.no_votes",
             Self::UnknownNode { .. } => "config.unknown_node",
             Self::OwnNodeNotFound { .. } => "config.own_node_not_found",
@@ -235,6 +239,7 @@ impl ConfigError {
                 });
                 format!("the profiles are: {}", known.join(", "))
             }
+            Self::BadService { help, .. } => (*help).into(),
             Self::BadDatapath { .. } => {
                 format!("the datapaths are: {}", Datapath::ALL.map(Datapath::name).join(", "))
             }
@@ -307,6 +312,7 @@ impl ConfigError {
             | Self::BadPath { at, .. }
             | Self::BadProfile { at, .. }
             | Self::BadDatapath { at, .. }
+            | Self::BadService { at, .. }
             | Self::BadNetwork { at, .. }
             | Self::NetworkOverlap { at, .. }
             | Self::DuplicateLinkId { at, .. }

@@ -15,6 +15,7 @@ mod error;
 mod key;
 mod profile;
 mod raw;
+mod service;
 mod validate;
 
 use std::fs::File;
@@ -30,6 +31,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 pub use crate::error::{ConfigError, Place};
 pub use crate::key::{AuthKey, KEY_BYTES_LEAST, KEY_BYTES_MADE, KEY_BYTES_MAX, KeyError};
 pub use crate::profile::{Datapath, Profile};
+pub use crate::service::Service;
 
 /// The largest configuration file that is read, in bytes.
 pub const CONFIG_BYTES_MAX: usize = 1 << 20;
@@ -46,6 +48,7 @@ pub struct Config {
     cluster: Cluster,
     links: Vec<Link>,
     nodes: Vec<Node>,
+    services: Vec<Service>,
     me: usize,
 }
 
@@ -59,6 +62,7 @@ pub struct Cluster {
     control: PathBuf,
     datapath: Datapath,
     daemon_stall_ms: u32,
+    gate_slack_us: u32,
     realtime: bool,
 }
 
@@ -129,6 +133,17 @@ impl Config {
     /// The nodes, in ascending order of ids: [`NODES_LEAST`] to `NODES_MAX`.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The service addresses, in the file's order: the place of each is the number of its gate.
+    pub fn services(&self) -> &[Service] {
+        &self.services
+    }
+
+    /// The length of the lease, the slowest link's deadline, in µs; `LEASE_MAX_NS` where links are slower than that.
+    pub fn lease_us(&self) -> u32 {
+        let longest_ns = self.links.iter().map(Link::deadline_ns).max().unwrap_or(0);
+        u32::try_from(longest_ns.min(ringbeat_common::limits::LEASE_MAX_NS) / 1000).unwrap_or(u32::MAX)
     }
 
     /// The index of this node in [`Config::nodes`].
@@ -219,6 +234,11 @@ impl Cluster {
     /// For how long a daemon may be stalled until it counts as failed.
     pub const fn daemon_stall_ms(&self) -> u32 {
         self.daemon_stall_ms
+    }
+
+    /// By how much gates close before the lease ends, for packets that have passed them already, in µs.
+    pub const fn gate_slack_us(&self) -> u32 {
+        self.gate_slack_us
     }
 
     /// Whether the probe thread asks for real-time scheduling.
@@ -317,11 +337,12 @@ impl Node {
 /// The resolved view: every default filled in, and which node this is.
 impl Serialize for Config {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut view = serializer.serialize_struct("Config", 4)?;
+        let mut view = serializer.serialize_struct("Config", 5)?;
         view.serialize_field("cluster", &self.cluster)?;
         view.serialize_field("own", self.own().name())?;
         view.serialize_field("links", &self.links)?;
         view.serialize_field("nodes", &self.nodes)?;
+        view.serialize_field("addresses", &self.services)?;
         view.end()
     }
 }

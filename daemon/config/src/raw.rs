@@ -21,6 +21,8 @@ pub(crate) struct RawConfig {
     pub(crate) link: Vec<RawLink>,
     #[serde(default)]
     pub(crate) node: Vec<RawNode>,
+    #[serde(default)]
+    pub(crate) address: Vec<RawService>,
 }
 
 /// `[cluster]`.
@@ -34,6 +36,7 @@ pub(crate) struct RawCluster {
     pub(crate) control: Option<Spanned<String>>,
     pub(crate) datapath: Option<Spanned<String>>,
     pub(crate) daemon_stall_ms: Option<Spanned<i128>>,
+    pub(crate) gate_slack_us: Option<Spanned<i128>>,
     pub(crate) node: Option<Spanned<String>>,
     pub(crate) realtime: Option<bool>,
 }
@@ -60,6 +63,15 @@ pub(crate) struct RawNode {
     pub(crate) addresses: Spanned<Vec<Spanned<String>>>,
     pub(crate) votes: Option<Spanned<i128>>,
     pub(crate) witness: Option<bool>,
+}
+
+/// One `[[address]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawService {
+    pub(crate) address: Spanned<String>,
+    pub(crate) interface: Spanned<String>,
+    pub(crate) failback: Option<bool>,
 }
 
 impl RawConfig {
@@ -92,12 +104,14 @@ fn tables_only(source: &Source, root: &DeTable<'_>) -> Result<(), ConfigError> {
         match (key, value.get_ref()) {
             ("cluster", DeValue::Table(_)) => {}
             ("cluster", _) => return refuse(key, value, "one table, [cluster]"),
-            ("link" | "node", DeValue::Array(elements)) => {
+            ("link" | "node" | "address", DeValue::Array(elements)) => {
                 if let Some(element) = elements.iter().find(|element| !element.get_ref().is_table()) {
                     return refuse(key, element, &format!("a table, [[{key}]]"));
                 }
             }
-            ("link" | "node", _) => return refuse(key, value, &format!("a list of tables, [[{key}]]")),
+            ("link" | "node" | "address", _) => {
+                return refuse(key, value, &format!("a list of tables, [[{key}]]"));
+            }
             _ => {}
         }
     }

@@ -15,6 +15,7 @@ use toml::Spanned;
 use crate::error::{ConfigError, Place, Source};
 use crate::profile::{Datapath, Profile};
 use crate::raw::{RawCluster, RawConfig, RawLink, RawNode};
+use crate::service;
 use crate::{Cluster, Config, Link, NODES_LEAST, Node, PORT_BASE};
 
 type Span = Range<usize>;
@@ -36,8 +37,20 @@ pub(crate) fn config(raw: RawConfig, source: &Source, hostname: Option<&str>) ->
     let links = check.links(&raw.link, &cluster_span)?;
     let nodes = check.nodes(&raw.node, &links, &cluster_span)?;
     let me = check.own(raw_cluster.node.as_ref(), &nodes, hostname, &cluster_span)?;
-    let links = links.into_iter().map(|(link, _)| link).collect();
-    Ok(Config { cluster, links, nodes, me })
+    let links: Vec<Link> = links.into_iter().map(|(link, _)| link).collect();
+    let services = service::services(source, &raw.address, &links, &nodes)?;
+    let lease_us = links.iter().map(Link::deadline_ns).max().unwrap_or(0) / 1000;
+    if !services.is_empty() && u64::from(cluster.gate_slack_us) * 2 > lease_us {
+        let slack = raw_cluster.gate_slack_us.as_ref();
+        return Err(ConfigError::OutOfRange {
+            key: "cluster.gate_slack_us",
+            value: i128::from(cluster.gate_slack_us),
+            least: 0,
+            most: lease_us / 2,
+            at: check.place(slack.map_or(cluster_span, Spanned::span), "more than half of the lease"),
+        });
+    }
+    Ok(Config { cluster, links, nodes, services, me })
 }
 
 struct Check<'a> {
@@ -87,6 +100,7 @@ impl Check<'_> {
                 60_000,
                 1_000,
             )?,
+            gate_slack_us: self.number("cluster.gate_slack_us", raw.gate_slack_us.as_ref(), 0, 10_000, 50)?,
             realtime: raw.realtime.unwrap_or(true),
         })
     }
@@ -361,7 +375,7 @@ fn is_node_name(name: &str) -> bool {
 }
 
 /// The kernel's own rule (`dev_valid_name`), and no '%', which it would take for a pattern.
-fn is_interface_name(name: &str) -> bool {
+pub(crate) fn is_interface_name(name: &str) -> bool {
     (1..=INTERFACE_NAME_MAX).contains(&name.len())
         && !matches!(name, "." | "..")
         && !name

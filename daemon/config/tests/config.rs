@@ -141,7 +141,8 @@ fn the_resolved_view_has_all_values() {
     let wanted = serde_json::json!({
         "cluster": {
             "name": "demo", "version": 1, "authkey": "/etc/ringbeat/authkey", "state": "/var/lib/ringbeat",
-            "control": "/run/ringbeat/control.sock", "datapath": "auto", "daemon_stall_ms": 1000, "realtime": true,
+            "control": "/run/ringbeat/control.sock", "datapath": "auto", "daemon_stall_ms": 1000,
+            "gate_slack_us": 50, "realtime": true,
         },
         "own": "A.example",
         "links": [
@@ -154,6 +155,7 @@ fn the_resolved_view_has_all_values() {
             { "id": 2, "name": "A.example", "addresses": ["10.77.1.1", "fd77:0:0:3::1"], "votes": 1, "witness": true },
             { "id": 64, "name": "b", "addresses": ["10.77.1.2", "fd77:0:0:3::2"], "votes": 0, "witness": false },
         ],
+        "addresses": [],
     });
     assert_eq!(view, wanted);
 }
