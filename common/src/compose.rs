@@ -123,7 +123,16 @@ mod tests {
         let to = Address { target: 1, link: 0, sequence: 1 };
         let said = |now| {
             let mut frame = Frame::default();
-            compose(&mut frame, Kind::Probe, &node, &latch, to, Snapshot::default(), Granting::default(), now);
+            compose(
+                &mut frame,
+                Kind::Probe,
+                &node,
+                &latch,
+                to,
+                Snapshot::default(),
+                Granting::default(),
+                now,
+            );
             frame.flags()
         };
         assert_eq!((said(50), said(51)), (flags::HANDOVER, 0));

@@ -92,6 +92,8 @@ mod tests {
             node_id: None,
             link: None,
             incarnation: None,
+            view: None,
+            address: None,
             evidence: Evidence::default(),
             text: None,
         }

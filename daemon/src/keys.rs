@@ -12,6 +12,8 @@ pub struct Derived {
     pub cluster_id: u64,
     /// SipHash-2-4's.
     pub frame_key: [u64; 2],
+    /// The same for messages of user space.
+    pub message_key: [u64; 2],
 }
 
 /// Derives both.
@@ -19,7 +21,8 @@ pub fn derive(authkey: &[u8], cluster: &str) -> Derived {
     let hkdf = Hkdf::<Sha256>::new(Some(cluster.as_bytes()), authkey);
     let [cluster_id] = expand::<1>(&hkdf, b"ringbeat 1 cluster id");
     let frame_key = expand::<2>(&hkdf, b"ringbeat 1 frame tag");
-    Derived { cluster_id, frame_key }
+    let message_key = expand::<2>(&hkdf, b"ringbeat 1 message tag");
+    Derived { cluster_id, frame_key, message_key }
 }
 
 fn expand<const N: usize>(hkdf: &Hkdf<Sha256>, purpose: &[u8]) -> [u64; N] {
@@ -48,6 +51,7 @@ mod tests {
         assert!(a.cluster_id != b.cluster_id && a.cluster_id != c.cluster_id);
         assert!(a.frame_key != b.frame_key && a.frame_key != c.frame_key);
         assert_ne!(a.frame_key[0], a.frame_key[1]);
+        assert_ne!(a.frame_key, a.message_key);
     }
 
     /// The wire format: a change here parts the new version from the old.

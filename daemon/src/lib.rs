@@ -5,6 +5,7 @@
 //! fail in a new place is tried in `start`, before the plane opens. Deliberately not there: any rule of the protocol.
 #![deny(unsafe_code)]
 
+pub mod address;
 pub mod carrier;
 pub mod control;
 pub mod exit;
@@ -13,8 +14,8 @@ pub mod journal;
 pub mod keys;
 pub mod plane;
 pub mod probe;
-pub mod reserve;
 pub mod report;
+pub mod reserve;
 pub mod runtime;
 pub mod sockets;
 pub mod start;

@@ -4,17 +4,21 @@ use std::collections::BTreeMap;
 
 use ringbeat_common::drops::Drop;
 use ringbeat_common::limits::STALL_TOLD_US;
+use ringbeat_common::slot::Slot;
+use ringbeat_common::view::View;
 use ringbeat_config::Datapath;
 use ringbeat_control::{
-    Bpf, EdgeReport, EdgeState, ErrorReply, HandoverReport, LinkReport, LinkState, LinkStats, Mode, PeerLink,
-    PeerReport, Request, Stats, Status, code, incarnation_text,
+    AddressReport, Bpf, EdgeReport, EdgeState, ErrorReply, GateStats, HandoverReport, LeaseReport,
+    LinkReport, LinkState, LinkStats, Mode, PeerLink, PeerReport, Request, Stats, Status, ViewReport, Votes,
+    code, incarnation_text,
 };
 use ringbeat_core::detector;
+use ringbeat_core::membership::NOBODY;
 
 use crate::control::Reply;
 use crate::plane;
 use crate::plane::reading::{SILENCES_MS, quantiles};
-use crate::runtime::Runtime;
+use crate::runtime::{GateState, Runtime};
 use crate::start::STARTING;
 use crate::sys::clock::boot_ns;
 use crate::sys::{realtime, resident};
@@ -75,10 +79,78 @@ fn status(runtime: &Runtime) -> Status {
         links_total: runtime.faults.len() as u32,
         peers_up: slots.iter().filter(|slot| heard & (1 << **slot) != 0).count() as u32,
         peers_total: slots.len() as u32,
+        view: view_of(runtime, runtime.views.membership.installed().view),
+        announced: view_of(runtime, runtime.views.membership.announced())
+            .filter(|_| runtime.views.membership.announced() != runtime.views.membership.installed().view),
+        quorate: runtime.views.membership.is_quorate(),
+        votes: votes(runtime),
+        lease: lease(runtime),
+        addresses: addresses(runtime),
         warnings,
         pins: started.pins.as_ref().map(|pins| pins.folder().display().to_string()),
         adopted: started.adopted.then(|| "planned restart, incarnation kept".to_owned()),
     }
+}
+
+fn view_of(runtime: &Runtime, view: View) -> Option<ViewReport> {
+    view.is_some().then(|| runtime.view_report(&view))
+}
+
+fn votes(runtime: &Runtime) -> Votes {
+    let membership = &runtime.views.membership;
+    let (quorum, total) = membership.quorum();
+    Votes { present: membership.votes_of(membership.installed().view.members), quorum, total }
+}
+
+fn lease(runtime: &Runtime) -> LeaseReport {
+    let lease = runtime.started.plane.lease();
+    let (lapses, lapse_max_us) = lease.lapses();
+    let (now_ns, until_ns) = (boot_ns(), lease.until_ns());
+    let alone = lease.alone_from_ns().is_some_and(|from| now_ns >= from);
+    let margin_us = (until_ns.cast_signed() - now_ns.cast_signed()) / 1000;
+    LeaseReport {
+        valid: alone || now_ns < until_ns,
+        length_us: runtime.started.config.lease_us(),
+        margin_us: (until_ns != 0 && !alone).then_some(margin_us),
+        lapses,
+        lapse_max_us,
+    }
+}
+
+fn addresses(runtime: &Runtime) -> Vec<AddressReport> {
+    let owners = &runtime.views.membership.installed().owners;
+    let services = runtime.started.config.services().iter().zip(&runtime.views.gates);
+    let one = |(index, (service, gate)): (usize, (&ringbeat_config::Service, &GateState))| AddressReport {
+        index: index as u8,
+        address: service.to_string(),
+        interface: service.interface().to_owned(),
+        holder: Some(owners[index]).filter(|owner| *owner != NOBODY).map(|owner| runtime.name_of(owner)),
+        here: match (gate.owned, gate.open) {
+            (true, true) => "open",
+            (true, false) => "waiting",
+            (false, _) => "closed",
+        }
+        .to_owned(),
+        conflict: gate.conflict.clone(),
+        error: gate.error.clone(),
+    };
+    services.enumerate().map(one).collect()
+}
+
+fn gates(runtime: &Runtime) -> Vec<GateStats> {
+    let one = |(index, gate): (usize, &GateState)| {
+        let log = runtime.started.plane.gate_log(index);
+        GateStats {
+            index: index as u8,
+            passed: log.passed,
+            dropped: log.dropped,
+            first_pass_ns: log.first_pass_ns,
+            last_pass_ns: log.last_pass_ns,
+            opened_ns: gate.opened_ns,
+            closed_ns: gate.closed_ns,
+        }
+    };
+    runtime.views.gates.iter().enumerate().map(one).collect()
 }
 
 fn links(runtime: &Runtime) -> Vec<LinkReport> {
@@ -171,7 +243,7 @@ fn myself(runtime: &Runtime) -> PeerReport {
         incarnation: incarnation_text(runtime.started.incarnation),
         daemon_age_ms: Some(0.0),
         config_version: Some(runtime.started.identity.config_version),
-        view: "none".to_owned(),
+        view: view_text(runtime, runtime.views.membership.installed().view),
         links: Vec::new(),
         hears: ids(runtime.detector.heard()),
         row_age_ms: Some(0.0),
@@ -196,7 +268,7 @@ fn peer(runtime: &Runtime, slot: u8) -> PeerReport {
         incarnation: runtime.detector.incarnation(slot).and_then(incarnation_text),
         daemon_age_ms: newest.map(|there| f64::from(there.daemon_age_us) / 1000.0),
         config_version: newest.map(|there| there.config_version),
-        view: "none".to_owned(),
+        view: view_text(runtime, newest.map_or(View::NONE, view_of_slot)),
         links: links
             .map(|link| PeerLink { id: link.id, state: edge_state(runtime, link.id, slot) })
             .collect(),
@@ -204,6 +276,14 @@ fn peer(runtime: &Runtime, slot: u8) -> PeerReport {
         row_age_ms: row.and_then(|(_, received)| ago_ms(received)),
         own: false,
     }
+}
+
+fn view_of_slot(there: Slot) -> View {
+    View { epoch: there.view_epoch, members: there.view_members, rest: there.view_rest }
+}
+
+fn view_text(runtime: &Runtime, view: View) -> String {
+    if view.is_some() { runtime.view_report(&view).to_string() } else { "none".to_owned() }
 }
 
 fn stats(runtime: &Runtime) -> Stats {
@@ -252,7 +332,9 @@ fn stats(runtime: &Runtime) -> Stats {
             silences.iter_mut().zip(cell.silences).for_each(|(sum, more)| *sum += more);
         }
     }
+    stats.gates = gates(runtime);
     stats.extra = [
+        ("messages_refused", runtime.views.refused),
         ("detector_flaps", seen.flaps),
         ("detector_recovered", seen.recovered),
         ("detector_stale_events", seen.stale_events),

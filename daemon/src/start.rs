@@ -4,22 +4,29 @@
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use ringbeat_common::lease::PROMISE_QUARTERS;
+use ringbeat_common::limits::LEASE_MAX_NS;
 use ringbeat_config::{Config, ConfigError, Datapath, Link};
 use ringbeat_control::Realtime;
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::address::Actions;
 use crate::control::{self, Asks};
 use crate::exit::{Exit, Refusal};
 use crate::journal::Journal;
 use crate::plane::load::chain;
 use crate::plane::pins::{BPFFS, PinError, Pins};
-use crate::plane::{Identity, KernelPlane, Plane, PlaneLink, SocketPlane};
+use crate::plane::{Gated, Identity, KernelPlane, Plane, PlaneLink, SocketPlane};
 use crate::probe::{self, Book};
+use crate::reserve::{self, Reserve};
 use crate::sockets::LinkSockets;
+use crate::sys::clock::boot_ns;
 use crate::sys::realtime::{self, LOOP_PRIORITY, PROBE_PRIORITY};
 use crate::sys::socket::interface_index;
 use crate::{incarnation, keys};
@@ -49,6 +56,18 @@ pub struct Started {
     pub adopted: bool,
     /// Where the pins are.
     pub pins: Option<Pins>,
+    /// The key of messages.
+    pub message_key: [u64; 2],
+    /// What is reserved on disk.
+    pub reserve: Reserve,
+    /// Nothing is announced before: a daemon before this one may have promised until then.
+    pub quiet_until_ns: u64,
+    /// Where a clean stop is noted.
+    pub clean_note: PathBuf,
+    /// The addresses; none where none is configured.
+    pub actions: Option<Actions>,
+    /// Wakes the main loop.
+    pub wake: Arc<OwnedFd>,
     /// What is not as it should be.
     pub warnings: Vec<String>,
     /// What real-time scheduling was granted.
@@ -79,8 +98,24 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let book = Arc::new(Book::default());
     let mut warnings = Vec::new();
     let granted = Arc::new(Mutex::new(prepare_realtime(&config)));
-    let (plane, pins) = plane(&config, identity, &links, &sockets, &book, &granted, &mut warnings)?;
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+    let wake =
+        Arc::new(wake.map_err(|error| Refusal::because(Exit::Failed, format!("no eventfd: {error}")))?);
+    let lease_ns = u64::from(config.lease_us()) * 1000;
+    fs::create_dir_all(config.cluster().state()).map_err(|error| Refusal::new(Exit::State, &error))?;
+    let reserve = Reserve::open(config.cluster().state(), lease_ns, Arc::clone(&wake))
+        .map_err(|error| Refusal::new(Exit::State, &error))?;
+    let actions = actions(&config)?;
+    let (plane, pins, kept) =
+        plane(&config, identity, &links, &sockets, &book, &granted, actions.as_ref(), &mut warnings)?;
     let adopted = if let Plane::Kernel(kernel) = &plane { kernel.adopted() } else { None };
+    if adopted.is_none() {
+        clear_addresses(actions.as_ref())?;
+    }
+    plane.lease().set_slack(config.cluster().gate_slack_us());
+    let clean_note = config.cluster().control().with_extension("clean");
+    let clean = reserve::take_clean(&clean_note);
+    let quiet_until_ns = if kept || clean { 0 } else { quiet_until_ns(&reserve) };
     let incarnation = match adopted {
         Some(incarnation) => incarnation,
         None => {
@@ -115,6 +150,12 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         incarnation,
         adopted: adopted.is_some(),
         pins,
+        message_key: derived.message_key,
+        reserve,
+        quiet_until_ns,
+        clean_note,
+        actions,
+        wake,
         warnings,
         realtime: granted,
         asks,
@@ -123,10 +164,47 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     })
 }
 
+/// Until when a daemon before this one may have promised, when nothing pinned says so: 1.25 of the longest lease that
+/// was ever counted on, from now; of the longest that there can be, from the boot, if this node has never run.
+fn quiet_until_ns(reserve: &Reserve) -> u64 {
+    let quarters = |ns: u64| ns / 4 * PROMISE_QUARTERS;
+    match reserve.found().lease_ns {
+        0 => quarters(LEASE_MAX_NS),
+        lease_ns => boot_ns() + quarters(lease_ns),
+    }
+}
+
+/// The thread that holds addresses, if there are any.
+fn actions(config: &Config) -> Result<Option<Actions>, Refusal> {
+    if config.services().is_empty() {
+        return Ok(None);
+    }
+    let wanted = config.cluster().realtime();
+    let enter = move || {
+        if wanted && let Err(error) = realtime::enter(LOOP_PRIORITY) {
+            tracing::info!(%error, "addresses are held with normal scheduling");
+        }
+    };
+    let started = Actions::start(config.services(), enter);
+    started
+        .map(Some)
+        .map_err(|error| Refusal::because(Exit::Failed, format!("no thread for addresses: {error}")))
+}
+
+/// Takes off what a former daemon left on the interfaces. Without that no gate may go.
+fn clear_addresses(actions: Option<&Actions>) -> Result<(), Refusal> {
+    let Some(actions) = actions else { return Ok(()) };
+    actions.clear().map_err(|error| {
+        Refusal::because(Exit::Failed, format!("addresses of a former daemon cannot be taken off: {error}"))
+    })
+}
+
 /// Removes the pins of the configured cluster, unless a daemon is running on them.
 pub fn clear_pins(path: &Path) -> Result<(), Refusal> {
     let (config, _key) = load(path)?;
     let _lock = lock(&config)?;
+    // The gates go with the pins: no address may outlive them.
+    clear_addresses(actions(&config)?.as_ref())?;
     Pins::remove_home(Path::new(BPFFS), config.cluster().name())
         .map_err(|error| Refusal::because(Exit::Pins, format!("the pins in {BPFFS}: {error}")))
 }
@@ -205,16 +283,18 @@ fn plane(
     sockets: &[Arc<LinkSockets>],
     book: &Arc<Book>,
     granted: &Arc<Mutex<Realtime>>,
+    actions: Option<&Actions>,
     warnings: &mut Vec<String>,
-) -> Result<(Plane, Option<Pins>), Refusal> {
+) -> Result<(Plane, Option<Pins>, bool), Refusal> {
     let wanted = config.cluster().datapath();
     let why = if wanted == Datapath::Socket {
+        clear_addresses(actions)?;
         // What a former daemon left in the kernel must not answer beside us.
         let _ = Pins::remove_home(Path::new(BPFFS), config.cluster().name());
         "the configuration says so".to_owned()
     } else {
         match kernel_plane(config, identity, links, wanted, warnings) {
-            Ok((plane, pins)) => return Ok((Plane::Kernel(Box::new(plane)), pins)),
+            Ok((plane, pins, kept)) => return Ok((Plane::Kernel(Box::new(plane)), pins, kept)),
             Err(refusal) if refusal.exit == Exit::Pins || wanted != Datapath::Auto => return Err(refusal),
             Err(refusal) => refusal.message,
         }
@@ -227,7 +307,11 @@ fn plane(
     let enter = enter_realtime(config, granted);
     let plane = SocketPlane::start(identity, sockets.to_vec(), links, Arc::clone(book), why, enter)
         .map_err(|error| Refusal::because(Exit::Failed, format!("no socket plane: {error}")))?;
-    Ok((Plane::Socket(plane), None))
+    if actions.is_some() {
+        warnings
+            .push("with plain sockets there is no gate: this node grants, and holds no address".to_owned());
+    }
+    Ok((Plane::Socket(plane), None, false))
 }
 
 fn kernel_plane(
@@ -236,7 +320,7 @@ fn kernel_plane(
     links: &[PlaneLink],
     wanted: Datapath,
     warnings: &mut Vec<String>,
-) -> Result<(KernelPlane, Option<Pins>), Refusal> {
+) -> Result<(KernelPlane, Option<Pins>, bool), Refusal> {
     let forced = |message: String| Refusal::because(Exit::Datapath, message);
     let missing = ringbeat_ebpf_object::MISSING.unwrap_or("no reason recorded");
     let object = ringbeat_ebpf_object::KERNEL
@@ -253,7 +337,8 @@ fn kernel_plane(
             None
         }
     };
-    let plane = KernelPlane::start(object, identity, links, wanted, pins.as_ref()).map_err(|error| {
+    let kept = pins.as_ref().is_some_and(Pins::have_promises);
+    let mut plane = KernelPlane::start(object, identity, links, wanted, pins.as_ref()).map_err(|error| {
         if let Some(pins) = &pins {
             pins.remove_all();
         }
@@ -265,7 +350,12 @@ fn kernel_plane(
             tracing::warn!(link = link.id, mode = mode.name(), %why, "not the mode that was tried first");
         }
     }
-    Ok((plane, pins))
+    let gates = config
+        .services()
+        .iter()
+        .map(|service| Gated { address: service.address(), interface: service.interface().to_owned() });
+    plane.lease_addresses(&gates.collect::<Vec<_>>()).map_err(|error| forced(chain(&error)))?;
+    Ok((plane, pins, kept))
 }
 
 fn prepare_realtime(config: &Config) -> Realtime {

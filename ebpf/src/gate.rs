@@ -145,8 +145,8 @@ fn passes(address: &AddressKey) -> bool {
 fn passes_gate(gate: usize) -> bool {
     let (Some(words), Some(latch)) = (maps::lease(), maps::latch()) else { return false };
     let now_ns = clock::now_ns();
-    let open = !Latch::is_gone(latch.state, latch.handover_until_ns, now_ns)
-        && lease::is_open(&words, gate, now_ns);
+    let open =
+        !Latch::is_gone(latch.state, latch.handover_until_ns, now_ns) && lease::is_open(&words, gate, now_ns);
     if let Some(log) = maps::GATE_LOGS.get_ptr_mut((gate & (GATES_MAX - 1)) as u32) {
         // SAFETY: a valid map value; the adds are atomic, of two stores at once either is right.
         unsafe {

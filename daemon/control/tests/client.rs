@@ -83,6 +83,8 @@ fn event(seq: u64) -> EventRecord {
         node_id: None,
         link: None,
         incarnation: None,
+        view: None,
+        address: None,
         evidence: Evidence::default(),
         text: None,
     }

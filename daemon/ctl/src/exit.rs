@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-/// How the command ended. 2 stays free: it will say that the cluster is not quorate.
+/// How the command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Exit {
@@ -11,6 +11,8 @@ pub(crate) enum Exit {
     Fine = 0,
     /// It is not, and the message says why.
     Error = 1,
+    /// `status` was asked, and the installed view has no quorum.
+    NotQuorate = 2,
     /// No daemon answered.
     Unreachable = 3,
     /// The configuration is refused.
@@ -20,12 +22,14 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    const ALL: [Self; 5] = [Self::Fine, Self::Error, Self::Unreachable, Self::BadConfig, Self::Usage];
+    const ALL: [Self; 6] =
+        [Self::Fine, Self::Error, Self::NotQuorate, Self::Unreachable, Self::BadConfig, Self::Usage];
 
     const fn meaning(self) -> &'static str {
         match self {
             Self::Fine => "fine",
             Self::Error => "an error; the message says which",
+            Self::NotQuorate => "status only: not quorate",
             Self::Unreachable => "no daemon answered",
             Self::BadConfig => "the configuration is refused",
             Self::Usage => "the command line is not understood",

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         }
     };
     match verbs::run(&arguments) {
-        Ok(()) => Exit::Fine.into(),
+        Ok(exit) => exit.into(),
         Err(failure) => {
             output::report(&failure, arguments.output);
             failure.exit().into()

@@ -11,15 +11,31 @@ use ringbeat_control::{Client, SOCKET_PATH};
 use serde_json::json;
 
 use crate::arguments::{Arguments, ConfigVerb, FOLLOW_FIRST, Verb};
+use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::render;
 
 /// Does what is asked for.
-pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let output = Output::new(arguments.output);
+    if let Verb::Status = &arguments.verb {
+        return status(arguments, output);
+    }
+    carry_out(arguments, output).map(|()| Exit::Fine)
+}
+
+/// The daemon on one page; whether the cluster is quorate is the exit code.
+fn status(arguments: &Arguments, output: Output) -> Result<Exit, Failure> {
+    let status = connect(arguments)?.status()?;
+    output.value(&status, render::status)?;
+    Ok(if status.quorate { Exit::Fine } else { Exit::NotQuorate })
+}
+
+fn carry_out(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     match &arguments.verb {
-        Verb::Status => output.value(&connect(arguments)?.status()?, render::status),
+        // It has an exit code of its own.
+        Verb::Status => status(arguments, output).map(drop),
         Verb::Link { id } => links(arguments, output, *id),
         Verb::Peers => output.value(connect(arguments)?.peers()?.as_slice(), render::peers),
         Verb::Events { follow: false, since, limit } => {

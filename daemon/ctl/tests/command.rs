@@ -48,6 +48,8 @@ fn event(seq: u64) -> EventRecord {
         node_id: Some(2),
         link: Some(1),
         incarnation: None,
+        view: None,
+        address: None,
         evidence: Evidence::default(),
         text: None,
     }

@@ -14,8 +14,8 @@ use ringbeat_common::drops::DROPS_MAX;
 use ringbeat_common::event::Event;
 use ringbeat_common::limits::{GATES_MAX, KEYS_MAX, LINKS_MAX, NODES_MAX, SLOTS_MAX, cell};
 use ringbeat_common::maps::{
-    ABI, ABI_OLDEST, AddressKey, Counters, Drops, GateLog, Latch, LeaseTable, Link, Node, Tick, Trips, Watches,
-    ipv4_key, latch,
+    ABI, ABI_OLDEST, AddressKey, Counters, Drops, GateLog, Latch, LeaseTable, Link, Node, Tick, Trips,
+    Watches, ipv4_key, latch,
 };
 use ringbeat_common::slot::Slot;
 use ringbeat_common::watch::{Watch, state};

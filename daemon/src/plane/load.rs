@@ -267,13 +267,16 @@ impl Loaded {
     fn attach_egress(&mut self, link: &PlaneLink, pins: Option<&Pins>) -> Result<(), LoadError> {
         let pin = format!("tcx-{}-{}", link.id, link.ifindex);
         let place = (link.interface.as_str(), TcAttachType::Egress);
-        self.attach_tcx("egress", place, pins, &pin, |there| {
-            !there.starts_with(&format!("tcx-{}-", link.id))
-        })
+        self.attach_tcx("egress", place, pins, &pin, |there| !there.starts_with(&format!("tcx-{}-", link.id)))
     }
 
     /// Attaches the gate to both directions of an interface.
-    pub fn attach_gate(&mut self, interface: &str, ifindex: u32, pins: Option<&Pins>) -> Result<(), LoadError> {
+    pub fn attach_gate(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        pins: Option<&Pins>,
+    ) -> Result<(), LoadError> {
         for (name, direction) in [("gate_out", TcAttachType::Egress), ("gate_in", TcAttachType::Ingress)] {
             let pin = format!("{name}-{ifindex}");
             self.attach_tcx(name, (interface, direction), pins, &pin, |there| there != pin)?;

@@ -218,6 +218,14 @@ impl Plane {
         }
     }
 
+    /// A datagram that is no frame, which the plane's own thread took from a socket.
+    pub fn next_message(&mut self) -> Option<(u8, Vec<u8>)> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Socket(plane) => plane.next_message(),
+        }
+    }
+
     /// Whether this is the kernel's.
     pub const fn is_kernel(&self) -> bool {
         matches!(self, Self::Kernel(_))

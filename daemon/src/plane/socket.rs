@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ringbeat_common::drops::DROPS_MAX;
 use ringbeat_common::event::Event;
-use ringbeat_common::frame::{FRAME_BYTES, Frame};
+use ringbeat_common::frame::{Frame, MAGIC};
 use ringbeat_common::maps::Tick;
 use ringbeat_common::slot::Slot;
+use ringbeat_core::membership::envelope::ENVELOPE_BYTES_MAX;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 
 use super::lease::LeaseCells;
@@ -37,6 +38,7 @@ pub struct SocketPlane {
 struct Shared {
     table: Mutex<Table>,
     handshakes: Mutex<VecDeque<(u8, Frame)>>,
+    messages: Mutex<VecDeque<(u8, Vec<u8>)>>,
     wake: OwnedFd,
     fresh_ns: Vec<PlaneLink>,
 }
@@ -49,6 +51,10 @@ impl Shared {
 
     fn handshakes(&self) -> MutexGuard<'_, VecDeque<(u8, Frame)>> {
         self.handshakes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn messages(&self) -> MutexGuard<'_, VecDeque<(u8, Vec<u8>)>> {
+        self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,6 +71,7 @@ impl SocketPlane {
         let shared = Arc::new(Shared {
             table: Mutex::new(Table::new(identity, links)),
             handshakes: Mutex::new(VecDeque::new()),
+            messages: Mutex::new(VecDeque::new()),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
             fresh_ns: links.to_vec(),
         });
@@ -171,6 +178,11 @@ impl SocketPlane {
     pub fn next_handshake(&self) -> Option<(u8, Frame)> {
         self.shared.handshakes().pop_front()
     }
+
+    /// See [`super::Plane::next_message`].
+    pub fn next_message(&self) -> Option<(u8, Vec<u8>)> {
+        self.shared.messages().pop_front()
+    }
 }
 
 /// The thread: sleeps until a frame, a beat or a deadline.
@@ -219,13 +231,20 @@ fn beat(shared: &Shared, link: u8, sockets: &LinkSockets, book: &Book) {
 }
 
 fn take(shared: &Shared, link: u8, sockets: &LinkSockets) {
-    // One byte more than a frame: a longer one is seen to be longer.
-    let mut buffer = [0; FRAME_BYTES + 1];
+    // One byte more than a message: a longer one is seen to be longer.
+    let mut buffer = [0; ENVELOPE_BYTES_MAX + 1];
     for socket in [sockets.own(), sockets.everyone()] {
         for _ in 0..BURST_MAX {
             let Ok((length, from)) = LinkSockets::receive(socket, &mut buffer) else { break };
             let now_ns = boot_ns();
-            let Some(mut frame) = Frame::from_bytes(&buffer[..length]) else { continue };
+            let frame = Frame::from_bytes(&buffer[..length]).filter(|frame| frame.magic() == MAGIC);
+            let Some(mut frame) = frame else {
+                let mut messages = shared.messages();
+                if messages.len() < EVENTS_MAX {
+                    messages.push_back((link, buffer[..length].to_vec()));
+                }
+                continue;
+            };
             let outcome = shared.table().receive(link, &mut frame, now_ns);
             match outcome {
                 Outcome::Answer(answer) => answer_to(sockets, from, &answer),
@@ -248,7 +267,9 @@ fn answer_to(sockets: &LinkSockets, to: SocketAddr, answer: &Frame) {
 }
 
 fn wake_if_any(shared: &Shared) {
-    if !shared.table().events.is_empty() || !shared.handshakes().is_empty() {
+    let waits =
+        !shared.table().events.is_empty() || !shared.handshakes().is_empty() || !shared.messages().is_empty();
+    if waits {
         let _ = rustix::io::write(&shared.wake, &1u64.to_ne_bytes());
     }
 }

@@ -5,30 +5,38 @@
 //! round, so a loop that hangs anywhere is told by the kernel as stalled.
 
 mod looks;
+mod views;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
-use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, VERSION, flags};
+use ringbeat_common::event::LEASE_CELL;
+use ringbeat_common::frame::{Frame, Kind, MAGIC, VERSION, flags};
+use ringbeat_common::lease::PROMISE_QUARTERS;
 use ringbeat_common::limits::{SLOTS_MAX, cell};
 use ringbeat_common::watch::state;
 use ringbeat_control::{DaemonState, EventRecord, Evidence, incarnation_text};
 use ringbeat_core::detector::{self, Detector, LinkTimes};
 use ringbeat_core::graph::Graph;
 use ringbeat_core::handshake::{self, Handshake};
+use ringbeat_core::membership;
+use ringbeat_core::membership::envelope::ENVELOPE_BYTES_MAX;
 use ringbeat_core::told::{Told, ToldKind};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::carrier::Carrier;
 use crate::control::Ask;
 use crate::exit::{Exit, Refusal};
 use crate::plane::Plane;
 use crate::report;
+use crate::reserve;
 use crate::sockets::LinkSockets;
 use crate::start::Started;
 use crate::sys::clock::{boot_ns, timespec};
 use crate::sys::realtime;
+
+pub use self::views::{GateState, Views};
 
 /// The longest sleep: the beat must be younger than what peers call stalled, by far.
 const BEAT_NS: u64 = 20_000_000;
@@ -53,6 +61,8 @@ pub struct Runtime {
     pub handshake: Handshake,
     /// Rows.
     pub graph: Graph,
+    /// Views, the lease, the addresses.
+    pub views: Views,
     /// When this daemon started.
     pub since_ns: u64,
     /// The longest round so far.
@@ -78,9 +88,7 @@ pub struct Runtime {
 
 /// Runs until a signal ends it.
 pub fn run(started: Started) -> Result<(), Refusal> {
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-        .map_err(|error| Refusal::because(Exit::Failed, format!("no eventfd: {error}")))?;
-    let (wake, asked) = (Arc::new(wake), Arc::new(AtomicBool::new(false)));
+    let (wake, asked) = (Arc::clone(&started.wake), Arc::new(AtomicBool::new(false)));
     listen_for_signals(Arc::clone(&wake), Arc::clone(&asked))
         .map_err(|error| Refusal::because(Exit::Failed, format!("no signals: {error}")))?;
     let mut runtime = Runtime::new(started);
@@ -154,13 +162,16 @@ impl Runtime {
             .inspect_err(|error| tracing::warn!(%error, "carriers are looked at once a second only"))
             .ok();
         let links = started.links.len();
+        let now_ns = boot_ns();
+        let views = Views::new(&started, 1 << own, now_ns);
         let (faults, refused, flow) = (vec![None; links], vec![false; links], vec![(0, 0); links]);
         Self {
             started,
             detector,
             handshake,
             graph: Graph::new(),
-            since_ns: boot_ns(),
+            views,
+            since_ns: now_ns,
             round_max_ns: 0,
             events_lost: 0,
             carrier,
@@ -186,6 +197,8 @@ impl Runtime {
             self.adopt(now_ns);
         }
         self.look_at_carriers(now_ns);
+        self.views = Views::new(&self.started, self.detector.heard(), now_ns);
+        self.begin_views(now_ns);
         self.give_nonces(now_ns);
         self.carry_out(now_ns);
         let said = incarnation_text(incarnation).unwrap_or_default();
@@ -220,7 +233,13 @@ impl Runtime {
     fn wait(&self, wake: &OwnedFd) {
         let now_ns = boot_ns();
         let mut until_ns = now_ns + BEAT_NS;
-        let timeouts = [self.detector.next_timeout(), self.handshake.next_timeout(), self.leave_at_ns];
+        let timeouts = [
+            self.detector.next_timeout(),
+            self.handshake.next_timeout(),
+            self.views.membership.next_timeout(),
+            self.views.alone_at_ns,
+            self.leave_at_ns,
+        ];
         for at in timeouts.into_iter().flatten() {
             until_ns = until_ns.min(at);
         }
@@ -230,6 +249,9 @@ impl Runtime {
             PollFd::from_borrowed_fd(self.started.asks.fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN),
         ];
+        if let Some(actions) = &self.started.actions {
+            fds.push(PollFd::from_borrowed_fd(actions.fd(), PollFlags::IN));
+        }
         if let Some(carrier) = &self.carrier {
             fds.push(PollFd::from_borrowed_fd(carrier.fd(), PollFlags::IN));
         }
@@ -247,9 +269,11 @@ impl Runtime {
     fn take_all(&mut self, now_ns: u64) {
         self.take_events(now_ns);
         self.take_handshakes(now_ns);
+        self.take_done();
         let changed = self.carrier.as_ref().is_some_and(|carrier| carrier.drain());
         if changed || now_ns >= self.carrier_ns {
             self.look_at_carriers(now_ns);
+            self.look_at_services(now_ns);
             self.carrier_ns = now_ns + CARRIER_NS;
             if realtime::unlock_if_over() {
                 let mut said = self.started.realtime.lock().unwrap_or_else(PoisonError::into_inner);
@@ -272,6 +296,10 @@ impl Runtime {
 
     fn take_events(&mut self, now_ns: u64) {
         while let Some(event) = self.started.plane.next_event() {
+            if event.cell == LEASE_CELL {
+                self.lease_event(&event);
+                continue;
+            }
             if let Some(known) = self.known.get_mut(event.cell as usize) {
                 *known = event.to;
             }
@@ -290,19 +318,24 @@ impl Runtime {
             self.handshake.handle(handshake::Input::Timeout, now_ns);
             self.carry_out(now_ns);
         }
+        self.take_view_timeouts(now_ns);
     }
 
     /// Frames for the handshake, from the sockets or from the plane's thread.
     fn take_handshakes(&mut self, now_ns: u64) {
         let mut taken = Vec::new();
+        let mut messages = Vec::new();
         if self.started.plane.is_kernel() {
-            // One byte more than a frame: a longer one is seen to be longer.
-            let mut buffer = [0; FRAME_BYTES + 1];
+            // One byte more than a message: a longer one is seen to be longer.
+            let mut buffer = [0; ENVELOPE_BYTES_MAX + 1];
             for (link, sockets) in self.started.links.iter().zip(&self.started.sockets) {
                 for socket in [sockets.own(), sockets.everyone()] {
                     for _ in 0..BURST_MAX {
                         let Ok((length, _)) = LinkSockets::receive(socket, &mut buffer) else { break };
-                        taken.extend(Frame::from_bytes(&buffer[..length]).map(|frame| (link.id, frame)));
+                        match Frame::from_bytes(&buffer[..length]).filter(|frame| frame.magic() == MAGIC) {
+                            Some(frame) => taken.push((link.id, frame)),
+                            None => messages.push((link.id, buffer[..length].to_vec())),
+                        }
                     }
                 }
             }
@@ -310,11 +343,17 @@ impl Runtime {
         while let Some(frame) = self.started.plane.next_handshake() {
             taken.push(frame);
         }
+        while let Some(message) = self.started.plane.next_message() {
+            messages.push(message);
+        }
         for (link, frame) in taken {
             if self.is_for_handshake(link, &frame) {
                 self.handshake.handle(handshake::Input::Frame { link, frame }, now_ns);
                 self.carry_out(now_ns);
             }
+        }
+        for (link, bytes) in messages {
+            self.take_message(link, &bytes, now_ns);
         }
     }
 
@@ -322,7 +361,7 @@ impl Runtime {
     fn is_for_handshake(&self, link: u8, frame: &Frame) -> bool {
         let identity = self.started.identity;
         let kind = Kind::from_u8(frame.kind());
-        frame.magic() == ringbeat_common::frame::MAGIC
+        frame.magic() == MAGIC
             && frame.min_version() <= VERSION
             && matches!(kind, Some(Kind::Hello | Kind::Welcome | Kind::Confirm))
             && frame.cluster_id() == identity.cluster_id
@@ -366,6 +405,7 @@ impl Runtime {
         }
         if changed {
             self.say();
+            self.feed_row(now_ns);
         }
     }
 
@@ -407,6 +447,7 @@ impl Runtime {
         let accepted = detector::Input::Accepted { slot, incarnation, previous, stamp_ns };
         self.detector.handle(accepted, stamp_ns);
         self.aim();
+        self.view_input(membership::Input::Accepted { slot, incarnation }, stamp_ns);
     }
 
     /// Probes go to every peer with an accepted incarnation.
@@ -425,6 +466,7 @@ impl Runtime {
     /// Another machine bears our slot: say so, and take no part.
     fn stand_aside(&mut self, other: u64) {
         self.duplicate = Some(other);
+        self.give_up_all();
         self.started.plane.close();
         self.aim();
         let text = "another machine runs with this node's id; this one takes no part until it is restarted";
@@ -439,7 +481,8 @@ impl Runtime {
     fn say(&self) {
         let mut said = 0;
         if self.leave_at_ns.is_some() {
-            said |= flags::LEAVING;
+            // The gates are closed by now.
+            said |= flags::LEAVING | flags::RELEASED;
         }
         if self.handover_until_ns > boot_ns() {
             said |= flags::HANDOVER;
@@ -488,6 +531,8 @@ impl Runtime {
             node_id: None,
             link: None,
             incarnation: None,
+            view: None,
+            address: None,
             evidence: Evidence::default(),
             text: None,
         }
@@ -541,9 +586,14 @@ impl Runtime {
             return;
         }
         let slowest = self.started.links.iter().map(|link| link.interval_ns).max().unwrap_or(0);
-        self.leave_at_ns = Some(now_ns + LEAVE_MIN_NS.max(LEAVE_INTERVALS * slowest));
+        self.give_up_all();
+        let said_ns = now_ns + LEAVE_MIN_NS.max(LEAVE_INTERVALS * slowest);
+        // The last grant may leave in this moment.
+        let promised_ns = boot_ns() + u64::from(self.started.config.lease_us()) * 1000 / 4 * PROMISE_QUARTERS;
+        self.leave_at_ns = Some(said_ns.max(promised_ns + LEAVE_MIN_NS));
         tracing::info!("leaving");
         self.say();
+        self.view_input(membership::Input::Leaving, now_ns);
     }
 
     fn end(&mut self) {
@@ -554,8 +604,18 @@ impl Runtime {
             return;
         }
         self.started.plane.close();
+        let cleared = self.started.actions.as_ref().map_or(Ok(()), |actions| actions.clear());
+        if let Err(error) = cleared {
+            tracing::error!(%error, "addresses may still be there; their gates stay, closed");
+            return;
+        }
         if let Some(pins) = &self.started.pins {
             pins.remove_all();
+        }
+        if boot_ns() > self.started.plane.lease().promised_ns()
+            && let Err(error) = reserve::note_clean(&self.started.clean_note)
+        {
+            tracing::warn!(%error, "the next start will wait for promises that are over");
         }
         tracing::info!("stopped");
     }

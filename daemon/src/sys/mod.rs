@@ -5,6 +5,7 @@
 
 pub mod clock;
 pub mod mapped;
+pub mod packet;
 pub mod pod;
 pub mod realtime;
 pub mod resident;

@@ -23,6 +23,12 @@ pub struct EventRecord {
     pub link: Option<u8>,
     /// The incarnation that it is about, as [`incarnation_text`](crate::incarnation_text) writes it.
     pub incarnation: Option<String>,
+    /// The view that it is about, as in `7.n1{n1,n3}`.
+    #[serde(default)]
+    pub view: Option<String>,
+    /// The service address that it is about.
+    #[serde(default)]
+    pub address: Option<String>,
     /// What speaks for it.
     pub evidence: Evidence,
     /// More words, on one line.

@@ -9,8 +9,8 @@ mod status;
 pub use events::{EventRecord, Evidence, HandoverReport};
 pub use link::{EdgeReport, EdgeState, LinkReport, LinkState, Mode, Quantiles};
 pub use peers::{PeerLink, PeerReport};
-pub use stats::{LinkStats, Stats};
-pub use status::{Bpf, DaemonState, Realtime, Status};
+pub use stats::{GateStats, LinkStats, Stats};
+pub use status::{AddressReport, Bpf, DaemonState, LeaseReport, Realtime, Status, ViewReport, Votes};
 
 /// Names the variants of an enum as serde does in `snake_case`, for text.
 macro_rules! named {

@@ -40,8 +40,30 @@ pub struct Stats {
     pub dropped: u64,
     /// The same for each link, in the order of their ids.
     pub links: Vec<LinkStats>,
+    /// The gates of the service addresses, in the configuration's order.
+    pub gates: Vec<GateStats>,
     /// Whatever else the daemon counts, by name.
     pub extra: BTreeMap<String, u64>,
+}
+
+/// What has passed a gate of this node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GateStats {
+    /// The number of the gate.
+    pub index: u8,
+    /// Packets that passed.
+    pub passed: u64,
+    /// Packets that did not.
+    pub dropped: u64,
+    /// When the first one passed since this node came to own the address; 0 for none.
+    pub first_pass_ns: u64,
+    /// When the last one passed, ever.
+    pub last_pass_ns: u64,
+    /// When it opened last; 0 for never.
+    pub opened_ns: u64,
+    /// When it closed last; 0 for never.
+    pub closed_ns: u64,
 }
 
 /// Counters of one link.

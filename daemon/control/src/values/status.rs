@@ -35,12 +35,96 @@ pub struct Status {
     pub peers_up: u32,
     /// Peers of the configuration, this node not counted.
     pub peers_total: u32,
+    /// The installed view; none before the first.
+    #[serde(default)]
+    pub view: Option<ViewReport>,
+    /// The view announced last, if it is not installed.
+    #[serde(default)]
+    pub announced: Option<ViewReport>,
+    /// Whether the installed view has a quorum of votes.
+    #[serde(default)]
+    pub quorate: bool,
+    /// The votes behind that.
+    #[serde(default)]
+    pub votes: Votes,
+    /// This node's lease.
+    #[serde(default)]
+    pub lease: LeaseReport,
+    /// The service addresses, in the configuration's order.
+    #[serde(default)]
+    pub addresses: Vec<AddressReport>,
     /// What somebody should look at, a sentence each.
     pub warnings: Vec<String>,
     /// The folder of the pinned programs and maps; none where nothing is pinned.
     pub pins: Option<String>,
     /// What this daemon took over from the one before, as in "planned restart, incarnation kept".
     pub adopted: Option<String>,
+}
+
+/// A view.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ViewReport {
+    /// Rises with every view.
+    pub epoch: u64,
+    /// The name of the node that proposed it.
+    pub proposer: String,
+    /// The names of its members.
+    pub members: Vec<String>,
+    /// The config version that it is for.
+    pub config: u32,
+}
+
+impl std::fmt::Display for ViewReport {
+    /// As in `7.n1{n1,n3}`: epoch, proposer, members.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}{{{}}}", self.epoch, self.proposer, self.members.join(","))
+    }
+}
+
+/// Votes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Votes {
+    /// Of the installed view's members.
+    pub present: u32,
+    /// That make a quorum.
+    pub quorum: u32,
+    /// Of all nodes.
+    pub total: u32,
+}
+
+/// A node's lease: for so long it may serve what is its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseReport {
+    /// Whether it is valid now.
+    pub valid: bool,
+    /// Its length, from a stamp to its end.
+    pub length_us: u32,
+    /// How long it would last without another grant; negative since it has run out, none before the first grant, and
+    /// where the own votes are a quorum.
+    pub margin_us: Option<i64>,
+    /// How often it has run out and come back, inside one view.
+    pub lapses: u64,
+    /// For how long at the most.
+    pub lapse_max_us: u64,
+}
+
+/// A service address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressReport {
+    /// The number of its gate.
+    pub index: u8,
+    /// The address with its prefix.
+    pub address: String,
+    /// The interface.
+    pub interface: String,
+    /// The name of the node whose own it is under the installed view.
+    pub holder: Option<String>,
+    /// This node's gate for it: "open"; "waiting" for the lease; "closed".
+    pub here: String,
+    /// The MAC address of a stranger who uses it.
+    pub conflict: Option<String>,
+    /// Why this node cannot serve it.
+    pub error: Option<String>,
 }
 
 /// Whether a node takes part in the cluster.

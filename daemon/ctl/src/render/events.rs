@@ -21,7 +21,7 @@ pub(crate) fn event(record: &EventRecord, paint: Paint) -> String {
     format!(
         "{wall} {stamp} {kind} {node} link={link} seq={seq} verdict_to_told_us={told} heard_ms={heard} \
          unanswered_ms={unanswered} credit_ms={credit} daemon_age_us={age} by={by} incarnation={incarnation} \
-         text={text}\n",
+         view={view} address={address} text={text}\n",
         wall = one_line(&record.wall),
         stamp = ms(record.stamp_ns),
         kind = paint.apply(tone(&record.kind), &one_line(&record.kind)),
@@ -34,6 +34,8 @@ pub(crate) fn event(record: &EventRecord, paint: Paint) -> String {
         age = evidence.daemon_age_us,
         by = if evidence.by_timer { "timer" } else { "frame" },
         incarnation = one_line(record.incarnation.as_deref().unwrap_or_default()),
+        view = one_line(record.view.as_deref().unwrap_or_default()),
+        address = one_line(record.address.as_deref().unwrap_or_default()),
         text = one_line(record.text.as_deref().unwrap_or_default()),
     )
 }

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use ringbeat_control::{
-    Bpf, DaemonState, EdgeReport, EdgeState, EventRecord, Evidence, LinkReport, LinkState, LinkStats, Mode,
-    PeerLink, PeerReport, Quantiles, Realtime, Stats, Status,
+    AddressReport, Bpf, DaemonState, EdgeReport, EdgeState, EventRecord, Evidence, GateStats, LeaseReport,
+    LinkReport, LinkState, LinkStats, Mode, PeerLink, PeerReport, Quantiles, Realtime, Stats, Status,
+    ViewReport, Votes,
 };
 
 pub(super) fn status() -> Status {
@@ -24,9 +25,41 @@ pub(super) fn status() -> Status {
         links_total: 2,
         peers_up: 2,
         peers_total: 2,
+        view: Some(view(7)),
+        announced: None,
+        quorate: true,
+        votes: Votes { present: 3, quorum: 2, total: 3 },
+        lease: LeaseReport {
+            valid: true,
+            length_us: 5000,
+            margin_us: Some(4210),
+            lapses: 0,
+            lapse_max_us: 0,
+        },
+        addresses: vec![
+            address(0, "10.78.0.100/24", Some("n1"), "open"),
+            address(1, "fd78::100/64", Some("n2"), "closed"),
+        ],
         warnings: Vec::new(),
         pins: Some("/sys/fs/bpf/ringbeat/demo/1".to_owned()),
         adopted: Some("planned restart, incarnation kept".to_owned()),
+    }
+}
+
+fn view(epoch: u64) -> ViewReport {
+    let members = ["n1", "n2", "n3"].map(str::to_owned).to_vec();
+    ViewReport { epoch, proposer: "n1".to_owned(), members, config: 1 }
+}
+
+fn address(index: u8, address: &str, holder: Option<&str>, here: &str) -> AddressReport {
+    AddressReport {
+        index,
+        address: address.to_owned(),
+        interface: "svc0".to_owned(),
+        holder: holder.map(str::to_owned),
+        here: here.to_owned(),
+        conflict: None,
+        error: None,
     }
 }
 
@@ -42,6 +75,21 @@ pub(super) fn status_degraded() -> Status {
         },
         links_up: 0,
         peers_up: 0,
+        announced: Some(view(8)),
+        quorate: false,
+        votes: Votes { present: 1, quorum: 2, total: 3 },
+        lease: LeaseReport {
+            valid: false,
+            length_us: 5000,
+            margin_us: Some(-812_500),
+            lapses: 2,
+            lapse_max_us: 17_250,
+        },
+        addresses: vec![AddressReport {
+            conflict: Some("02:00:00:00:00:07".to_owned()),
+            error: Some("svc0: no carrier".to_owned()),
+            ..address(0, "10.78.0.100/24", None, "closed")
+        }],
         warnings: vec![
             "the probe thread runs without real-time scheduling".to_owned(),
             "link 1:\nno carrier".to_owned(),
@@ -184,6 +232,8 @@ pub(super) fn events() -> Vec<EventRecord> {
         node_id: Some(3),
         link: Some(0),
         incarnation: Some("3-00c0ffee".to_owned()),
+        view: None,
+        address: None,
         evidence: Evidence {
             heard_ns: 123_451_776_912,
             unanswered_ns: 123_452_700_000,
@@ -201,11 +251,26 @@ pub(super) fn events() -> Vec<EventRecord> {
         node_id: None,
         link: None,
         incarnation: None,
+        view: None,
+        address: None,
         evidence: Evidence { credit_ns: 3_250_000, ..Evidence::default() },
         text: None,
         ..down.clone()
     };
-    vec![down, alone]
+    let opened = EventRecord {
+        seq: 43,
+        kind: "gate_opened".to_owned(),
+        node: Some("n1".to_owned()),
+        node_id: Some(1),
+        link: None,
+        incarnation: None,
+        view: Some("8.n1{n1,n2}".to_owned()),
+        address: Some("10.78.0.100/24".to_owned()),
+        evidence: Evidence::default(),
+        text: None,
+        ..down.clone()
+    };
+    vec![down, alone, opened]
 }
 
 pub(super) fn stats() -> Stats {
@@ -236,6 +301,15 @@ pub(super) fn stats() -> Stats {
         unproven: 1,
         dropped: 15,
         links: vec![link, LinkStats { id: 1, dropped: 0, unproven: 0, ..link }],
+        gates: vec![GateStats {
+            index: 0,
+            passed: 1_204,
+            dropped: 7,
+            first_pass_ns: 5,
+            last_pass_ns: 9,
+            opened_ns: 4,
+            closed_ns: 0,
+        }],
         extra: BTreeMap::from([("handshakes".to_owned(), 4)]),
     }
 }

@@ -44,6 +44,18 @@ pub(crate) fn stats(stats: &Stats, paint: Paint) -> String {
             push(format!("link.{}.{name}", link.id), count(value));
         }
     }
+    for gate in &stats.gates {
+        for (name, value) in [
+            ("passed", gate.passed),
+            ("dropped", gate.dropped),
+            ("first_pass_ns", gate.first_pass_ns),
+            ("last_pass_ns", gate.last_pass_ns),
+            ("opened_ns", gate.opened_ns),
+            ("closed_ns", gate.closed_ns),
+        ] {
+            push(format!("gate.{}.{name}", gate.index), count(value));
+        }
+    }
     table.render(paint)
 }
 

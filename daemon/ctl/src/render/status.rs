@@ -1,6 +1,6 @@
 //! `ringbeat status`: lines of `key: value`.
 
-use ringbeat_control::Status;
+use ringbeat_control::{LeaseReport, Status};
 
 use crate::table::{Paint, Tone, one_line};
 
@@ -18,6 +18,35 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
     page.plain("config_path", &status.config_path);
     page.share("links_up", status.links_up, status.links_total);
     page.share("peers_up", status.peers_up, status.peers_total);
+    let (tone, quorate) = if status.quorate { (Tone::Good, "yes") } else { (Tone::Bad, "no") };
+    page.line("quorate", tone, quorate);
+    let votes = &status.votes;
+    page.plain(
+        "votes",
+        &format!("{} present, {} for a quorum, {} in all", votes.present, votes.quorum, votes.total),
+    );
+    page.plain("view", &status.view.as_ref().map(ToString::to_string).unwrap_or_default());
+    if let Some(announced) = &status.announced {
+        page.line("announced", Tone::Warning, &announced.to_string());
+    }
+    let (tone, lease) = lease(&status.lease);
+    page.line("lease", tone, &lease);
+    for address in &status.addresses {
+        let holder = address.holder.as_deref().unwrap_or("nobody");
+        let mut text = format!(
+            "{} on {}, held by {holder}, gate here {}",
+            address.address, address.interface, address.here
+        );
+        let mut tone = if address.holder.is_some() { Tone::Good } else { Tone::Bad };
+        if let Some(mac) = &address.conflict {
+            (text, tone) = (format!("{text}, used by a stranger at {mac}"), Tone::Bad);
+        }
+        if let Some(error) = &address.error {
+            text = format!("{text}, not to be served here: {error}");
+            tone = if tone == Tone::Good { Tone::Warning } else { tone };
+        }
+        page.line("address", tone, &text);
+    }
     let (tone, bpf) = match (status.bpf.compiled, &status.bpf.reason) {
         (true, None) => (Tone::Good, "compiled in".to_owned()),
         (true, Some(reason)) => (Tone::Warning, format!("compiled in, not used: {reason}")),
@@ -36,6 +65,23 @@ pub(crate) fn status(status: &Status, paint: Paint) -> String {
         page.line("warning", Tone::Warning, warning);
     }
     page.text
+}
+
+/// How long the lease would last.
+fn lease(lease: &LeaseReport) -> (Tone, String) {
+    let ms =
+        |us: i64| format!("{}{}.{:03} ms", if us < 0 { "-" } else { "" }, us.abs() / 1000, us.abs() % 1000);
+    let (tone, mut text) = match (lease.valid, lease.margin_us) {
+        (true, Some(margin)) => (Tone::Good, format!("valid for {}", ms(margin))),
+        (true, None) => (Tone::Good, "valid by the own votes".to_owned()),
+        (false, Some(margin)) => (Tone::Bad, format!("out since {}", ms(margin.saturating_neg()))),
+        (false, None) => (Tone::Warning, "none".to_owned()),
+    };
+    if lease.lapses > 0 {
+        let longest = ms(i64::try_from(lease.lapse_max_us).unwrap_or(i64::MAX));
+        text = format!("{text}, lapsed {} times, {longest} at the longest", lease.lapses);
+    }
+    (tone, text)
 }
 
 struct Page {
