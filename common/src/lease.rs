@@ -35,8 +35,12 @@ pub const QUORUM: usize = 10;
 pub const SLOTS_END: usize = 11;
 /// E: a [`Stamped`], until when the installed view's grants last.
 pub const UNTIL: usize = 12;
-/// `generation << 1 | 1` while the lease is known to be valid: what has been told.
+/// What has been told: the generation from bit 2 on, and one of [`TOLD_VALID`] and [`TOLD_CARRIED`], or none.
 pub const TOLD: usize = 13;
+/// The generation's own grants were told as a valid lease.
+pub const TOLD_VALID: u64 = 1;
+/// What was carried over stands for it so far.
+pub const TOLD_CARRIED: u64 = 2;
 /// By how much gates close before the lease ends, in µs.
 pub const SLACK_US: usize = 14;
 /// How often the lease has run out and come back inside a generation.
@@ -373,7 +377,7 @@ fn tell<W: Words>(words: &W, generation: u64, before_us: u64, until_us: u64, now
             words.store(LAPSE_MAX_US, now_us - last_us);
         }
     }
-    let valid = generation << 1 | 1;
+    let valid = generation << 2 | TOLD_VALID;
     let told = words.load(TOLD);
     if now_us < until_us && told != valid && words.swap_if(TOLD, told, valid) {
         Counted::Gained
@@ -393,12 +397,16 @@ pub fn until_us<W: Words>(words: &W) -> u64 {
 #[inline(always)]
 pub fn lapsed<W: Words>(words: &W, now_ns: u64) -> Option<u64> {
     let told = words.load(TOLD);
-    if told & 1 == 0 || now_ns >= words.load(ALONE_FROM_NS) {
+    if told & (TOLD_VALID | TOLD_CARRIED) == 0 || now_ns >= words.load(ALONE_FROM_NS) {
         return None;
     }
     let (until_us, carried_us) = (until_us(words), words.load(CARRIED_MAX_US));
     let last_us = if until_us > carried_us { until_us } else { carried_us };
-    if now_ns / 1000 < last_us || !words.swap_if(TOLD, told, told & !1) { None } else { Some(last_us) }
+    if now_ns / 1000 < last_us || !words.swap_if(TOLD, told, told & !(TOLD_VALID | TOLD_CARRIED)) {
+        None
+    } else {
+        Some(last_us)
+    }
 }
 
 /// Whether a packet of this gate's resource may pass now. The latch has been looked at before.
@@ -492,6 +500,7 @@ pub fn install<R: Rule, W: Words>(words: &W, new: &Installation<'_>) {
     }
     let carried_us = carry::<R, W>(words, generation, new);
     words.store(CARRIED_MAX_US, carried_us);
+    words.store(TOLD, generation << 2 | if carried_us > new.now_ns / 1000 { TOLD_CARRIED } else { 0 });
     for (at, word) in [new.view.epoch, new.view.members, new.view.rest].into_iter().enumerate() {
         words.store(VIEW + at, word);
     }
@@ -724,6 +733,21 @@ mod tests {
         assert!(!is_open(&table, 0, 105 * MS));
         set(&table, view(3, 0b011), 0b10, 103 * MS);
         assert!(!is_open(&table, 0, 104 * MS), "given away");
+    }
+
+    #[test]
+    fn what_is_told_follows_the_lease() {
+        let table = Table::new();
+        set(&table, view(1, 0b111), 0, 0);
+        assert_eq!(counted(&table, 1, 100 * MS, 100 * MS), Counted::Gained);
+        set(&table, view(2, 0b111), 0, 101 * MS);
+        assert_eq!(lapsed(&table, 102 * MS), None, "nothing was carried over, so nothing runs out");
+        assert_eq!(counted(&table, 1, 103 * MS, 103 * MS), Counted::Gained, "each view tells anew");
+        set(&table, view(3, 0b111), 1, 104 * MS);
+        assert_eq!(counted(&table, 1, 104 * MS, 104 * MS), Counted::Gained);
+        set(&table, view(4, 0b111), 1, 105 * MS);
+        assert_eq!(lapsed(&table, 108 * MS), None);
+        assert_eq!(lapsed(&table, 109 * MS), Some(109_000), "what was carried over has run out");
     }
 
     #[test]

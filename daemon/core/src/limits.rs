@@ -34,6 +34,8 @@ pub const SUPERSEDED_KEPT: usize = 4;
 
 /// Steps of the search for the best group of nodes, before it is given up for the best so far.
 pub const MEMBERSHIP_STEPS: u32 = 4_000;
+/// Intervals for which a choice that leaves out a node which this one hears waits for the news behind it.
+pub const SETTLE_INTERVALS: u64 = 2;
 /// Intervals for which a choice waits for agreement, before it yields to what others have announced.
 pub const YIELD_INTERVALS: u64 = 3;
 /// After this long a view that was yielded to, and came to nothing, is given up, in ns.

@@ -59,6 +59,23 @@ impl LeaseCells<'_> {
         lease::install::<Whole, _>(self, &new);
     }
 
+    /// Promises to nodes outside of the installed view may have ended since it was announced: they are gone, or have
+    /// released. What has to be waited for is then less. Gives the new `not_before`, in ns.
+    pub fn shorten_wait(&self) -> u64 {
+        let (view, before_ns) = (self.installed(), self.load(lease::NOT_BEFORE_NS));
+        let outside = (0..NODES_MAX).filter(|slot| !view.has(*slot as u8));
+        let latest = outside.map(|slot| lease::Promise(self.load(lease::PROMISES + slot)).until_us()).max();
+        let latest_ns = latest.unwrap_or(0) * 1000;
+        if !view.is_some() || latest_ns >= before_ns {
+            return before_ns;
+        }
+        self.store(lease::NOT_BEFORE_NS, latest_ns);
+        if self.alone_from_ns().is_some() {
+            self.store(lease::ALONE_FROM_NS, latest_ns);
+        }
+        latest_ns
+    }
+
     /// Closes all gates and serves nobody; promises stay.
     pub fn adopt_closed(&self) {
         lease::adopt_closed(self);

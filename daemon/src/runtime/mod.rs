@@ -406,6 +406,7 @@ impl Runtime {
         if changed {
             self.say();
             self.feed_row(now_ns);
+            self.wait_no_longer(now_ns);
         }
     }
 

@@ -173,6 +173,15 @@ impl Runtime {
         }
     }
 
+    /// What is left to wait for before this node grants, now that something has been told.
+    pub(super) fn wait_no_longer(&mut self, now_ns: u64) {
+        if now_ns < self.views.not_before_ns {
+            let lease = self.started.plane.lease();
+            self.views.not_before_ns = self.views.not_before_ns.min(lease.shorten_wait());
+            self.views.alone_at_ns = self.views.alone_at_ns.and_then(|_| lease.alone_from_ns());
+        }
+    }
+
     /// A ceiling of epochs that has become durable, a lease of the own votes that begins, and membership's timer.
     pub(super) fn take_view_timeouts(&mut self, now_ns: u64) {
         let ceiling = self.started.reserve.durable();
@@ -237,7 +246,10 @@ impl Runtime {
     }
 
     fn install(&mut self, installed: &Announcement, owned: u64) {
-        let (view, not_before_ns) = (installed.view, self.views.not_before_ns);
+        let view = installed.view;
+        // Once more: a promise may have ended since the announcement, and none has grown.
+        self.views.not_before_ns = self.started.plane.lease().announce(&view, owned);
+        let not_before_ns = self.views.not_before_ns;
         self.started.plane.lease().install(view, not_before_ns, owned, &self.views.votes);
         let now_ns = boot_ns();
         self.views.alone_at_ns = self.started.plane.lease().alone_from_ns();

@@ -75,6 +75,9 @@ fn schedule(tid: i32, policy: i32, priority: i32) -> io::Result<()> {
 /// Bounded by [`LOCKED_MAX`]: through RLIMIT_MEMLOCK, or, with the right to lock without bound, through
 /// [`unlock_if_over`]. With a lower limit nothing is locked at all: a later thread could not get its stack.
 pub fn lock_memory() -> io::Result<()> {
+    // Every thread would reserve 64 MiB of its own to allocate from, and what is reserved counts as locked.
+    // SAFETY: no memory is passed.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     let before = getrlimit(Resource::Memlock);
     if before.current.is_some_and(|bytes| bytes < LOCKED_MAX) {
         let maximum = before.maximum.map_or(Some(LOCKED_MAX), |bytes| Some(bytes.max(LOCKED_MAX)));

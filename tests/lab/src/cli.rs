@@ -57,6 +57,9 @@ enum Command {
         /// The datapath to force: native, generic or socket
         #[arg(long)]
         datapath: Option<String>,
+        /// A service address with its prefix, once for each; the first is in place of 10.78.0.100/24
+        #[arg(long = "address")]
+        addresses: Vec<String>,
         /// Leave the daemons to `lab start`
         #[arg(long)]
         no_start: bool,
@@ -125,15 +128,26 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
         )
     };
     match command {
-        Command::Up { nodes, links, profile, config, ipv6, datapath, no_start } => {
+        Command::Up { nodes, links, profile, config, ipv6, datapath, addresses, no_start } => {
             let begin = Instant::now();
             let config = config.map(|path| {
                 fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
             });
             let extra = BTreeMap::new;
             let (cluster_extra, link_extra, config) = (extra(), extra(), config.transpose()?);
-            let spec =
-                LabSpec { name, nodes, links, profile, ipv6, datapath, cluster_extra, link_extra, config };
+            let addresses = if addresses.is_empty() { LabSpec::default().addresses } else { addresses };
+            let spec = LabSpec {
+                name,
+                nodes,
+                links,
+                profile,
+                ipv6,
+                datapath,
+                cluster_extra,
+                link_extra,
+                addresses,
+                config,
+            };
             let lab = Lab::up(spec)?;
             if !no_start {
                 lab.start_all().with_context(|| {

@@ -37,8 +37,8 @@ pub use self::message::{Announcement, NOBODY, Owners};
 use self::message::{Message, ROWS_MAX};
 use self::row::Row;
 use crate::limits::{
-    AGREE_AGAIN_NS, CEILING_AHEAD, GOSSIP_NS, START_WAIT_INTERVALS, START_WAIT_MAX_NS, START_WAIT_MIN_NS,
-    YIELD_INTERVALS,
+    AGREE_AGAIN_NS, CEILING_AHEAD, GOSSIP_NS, SETTLE_INTERVALS, START_WAIT_INTERVALS, START_WAIT_MAX_NS,
+    START_WAIT_MIN_NS, YIELD_INTERVALS,
 };
 use crate::mutation::Mutation;
 
@@ -201,6 +201,8 @@ pub struct Membership {
     wished: u64,
     choice: u64,
     choice_since_ns: u64,
+    /// A hand-over brings the own share of the owners only; the members know the rest, and nobody is told this part.
+    owners_partial: bool,
     /// Whether the announced view was not the choice, but yielded to.
     yielded: bool,
     leaving: bool,
@@ -265,6 +267,7 @@ impl Membership {
             wished: config.ceiling,
             choice: 0,
             choice_since_ns: config.started_ns,
+            owners_partial: false,
             yielded: false,
             leaving: false,
             news_ns: config.started_ns,
@@ -286,6 +289,7 @@ impl Membership {
     fn take_over(&mut self) {
         let Some(adopted) = self.config.adopted else { return };
         self.installed = adopted.installed;
+        self.owners_partial = true;
         self.announced_lives[usize::from(self.config.own)] = self.config.incarnation;
         self.announced = Announcement { view: adopted.announced, ..Announcement::NONE };
         if adopted.announced == adopted.installed.view {
@@ -338,7 +342,13 @@ impl Membership {
     /// When `Input::Timeout` is wanted.
     pub fn next_timeout(&self) -> Option<u64> {
         let mut next = self.send_at_ns;
-        for at in [self.config.quiet_until_ns, self.may_propose_ns(), self.yield_ns(), self.again_ns()] {
+        for at in [
+            self.config.quiet_until_ns,
+            self.may_propose_ns(),
+            self.settle_ns(),
+            self.yield_ns(),
+            self.again_ns(),
+        ] {
             if at > self.looked_ns {
                 next = next.min(at);
             }
@@ -444,12 +454,12 @@ impl Membership {
             && self.heard_of[at].is_none_or(|before| before.view <= announced.view)
         {
             self.heard_of[at] = Some(announced);
-            // A hand-over brings the own share only; the members know the rest.
-            if announced.view == self.installed.view {
-                self.installed.owners = announced.owners;
-            }
-            if announced.view == self.announced.view {
+            if self.owners_partial && announced.view == self.announced.view {
+                self.owners_partial = false;
                 self.announced.owners = announced.owners;
+                if self.installed.view == announced.view {
+                    self.installed.owners = announced.owners;
+                }
             }
         }
     }
@@ -531,6 +541,13 @@ impl Membership {
         if lonely && self.own_row().heard != self.choice && now_ns < self.yield_ns() {
             return;
         }
+        // Others do not hear a node that this one hears: a death is seen by one after the other, and in a moment all agree.
+        let doubtful = self.own_row().heard & !self.choice;
+        let doubtful =
+            bits(doubtful).any(|slot| self.row(slot).is_some_and(|row| row.hears(self.config.own)));
+        if doubtful && now_ns < self.settle_ns() {
+            return;
+        }
         let mine = self.announced.view;
         let others = bits(self.choice).filter_map(|slot| self.heard_of[usize::from(slot)]);
         let overtaken =
@@ -609,6 +626,7 @@ impl Membership {
 
     fn announce(&mut self, announcement: Announcement) {
         self.announced = announcement;
+        self.owners_partial = false;
         self.announced_lives = [0; NODES_MAX];
         for slot in bits(announcement.view.members) {
             self.announced_lives[usize::from(slot)] = self.lives[usize::from(slot)];
@@ -686,7 +704,8 @@ impl Membership {
         if to == 0 {
             return;
         }
-        let announced = self.announced.view.is_some().then_some(self.announced);
+        let announced =
+            Some(self.announced).filter(|announced| announced.view.is_some() && !self.owners_partial);
         let others = self.rows.iter().flatten().filter(|row| row.slot != self.config.own);
         let rows: Vec<Row> = std::iter::once(self.own_row()).chain(others.copied()).collect();
         for (at, part) in rows.chunks(ROWS_MAX).enumerate() {
@@ -699,6 +718,10 @@ impl Membership {
     fn may_propose_ns(&self) -> u64 {
         let wait_ns = START_WAIT_INTERVALS * self.config.interval_ns;
         self.config.started_ns + wait_ns.clamp(START_WAIT_MIN_NS, START_WAIT_MAX_NS)
+    }
+
+    fn settle_ns(&self) -> u64 {
+        self.choice_since_ns + SETTLE_INTERVALS * self.config.interval_ns
     }
 
     fn yield_ns(&self) -> u64 {

@@ -34,7 +34,7 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// Where the pins of the lab's cluster are.
-const FOLDER: &str = "sys/fs/bpf/ringbeat-lab/abi1";
+const FOLDER: &str = "sys/fs/bpf/ringbeat-lab/abi2";
 
 fn lan(ctx: &Ctx) -> LabSpec {
     LabSpec { profile: "lan".to_owned(), ..ctx.spec() }
@@ -156,7 +156,7 @@ fn pin_stranger(node: &Node<'_>, path: &str) -> Result<PathBuf> {
 }
 
 fn foreign_map(ctx: &mut Ctx) -> Result<()> {
-    stranger(ctx, &format!("{FOLDER}/NODE"), "is not of map ABI 1")
+    stranger(ctx, &format!("{FOLDER}/NODE"), "is not of map ABI 2")
 }
 
 fn foreign_abi(ctx: &mut Ctx) -> Result<()> {

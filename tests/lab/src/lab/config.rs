@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 
 use super::{
     LabSpec,
-    topology::{addresses, interface, networks, node_name},
+    topology::{SERVICE, addresses, interface, networks, node_name},
 };
 
 /// The size of the authkey.
@@ -61,6 +61,10 @@ fn text(spec: &LabSpec) -> String {
         let (name, own) = (node_name(id), own.join(", "));
         _ = writeln!(toml, "\n[[node]]\nid = {id}\nname = \"{name}\"\naddresses = [{own}]\nvotes = 1");
     }
+    for address in &spec.addresses {
+        let interface = interface(SERVICE);
+        _ = writeln!(toml, "\n[[address]]\naddress = \"{address}\"\ninterface = \"{interface}\"");
+    }
     toml
 }
 
@@ -91,7 +95,8 @@ mod tests {
             daemon_stall_ms = 500\n\n[[link]]\nid = 0\ninterface = \"hb0\"\nnetwork = \"fd77:0:0:0::/64\"\n\
             profile = \"fast\"\ninterval_us = 2000\n\n[[node]]\nid = 1\nname = \"n1\"\n\
             addresses = [\"fd77:0:0:0::1\"]\nvotes = 1\n\n[[node]]\nid = 2\nname = \"n2\"\n\
-            addresses = [\"fd77:0:0:0::2\"]\nvotes = 1\n";
+            addresses = [\"fd77:0:0:0::2\"]\nvotes = 1\n\n[[address]]\naddress = \"10.78.0.100/24\"\n\
+            interface = \"svc0\"\n";
         assert_eq!(text(&spec), want);
     }
 }

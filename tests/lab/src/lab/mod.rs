@@ -46,6 +46,9 @@ const CARRIER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a daemon may take to answer after its start.
 const READY_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The service address of a lab that names none.
+pub(crate) const ADDRESS: &str = "10.78.0.100/24";
+
 /// What a lab shall be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabSpec {
@@ -65,6 +68,9 @@ pub struct LabSpec {
     pub cluster_extra: BTreeMap<String, String>,
     /// More keys of every `[[link]]` table.
     pub link_extra: BTreeMap<String, String>,
+    /// Service addresses with their prefixes, on the nodes' `svc0`.
+    #[serde(default)]
+    pub addresses: Vec<String>,
     /// The text of the whole configuration, in place of the one that is made from all the above.
     pub config: Option<String>,
 }
@@ -80,6 +86,7 @@ impl Default for LabSpec {
             datapath: None,
             cluster_extra: BTreeMap::new(),
             link_extra: BTreeMap::new(),
+            addresses: vec![ADDRESS.to_owned()],
             config: None,
         }
     }
