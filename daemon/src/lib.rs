@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod carrier;
+pub mod command;
 pub mod control;
 pub mod exit;
 pub mod incarnation;

@@ -35,8 +35,8 @@ mod lab;
 mod sys;
 
 pub use lab::{
-    Cut, CutInForce, Direction, Lab, LabSpec, LabStatus, Links, Node, NodeStatus, StartOptions, init_main,
-    labs, remove, start_main,
+    Cut, CutInForce, Direction, Lab, LabSpec, LabStatus, Links, Node, NodeStatus, SkewedClock, StartOptions,
+    init_main, labs, remove, start_main,
 };
 pub use sys::{
     clock::boottime_ns,

@@ -6,7 +6,9 @@
 mod calm;
 mod datapath;
 mod detect;
+mod failover;
 mod machine;
+mod prober;
 pub(crate) mod watch;
 
 use anyhow::Result;
@@ -57,6 +59,18 @@ enum Bench {
         #[arg(long, default_value_t = 300)]
         runs: usize,
     },
+    /// From a fault of the holder of an address to the first answer of another node, and whether two ever answered
+    Failover {
+        /// What happens to the holder
+        #[arg(long, value_enum)]
+        scenario: failover::Scenario,
+        /// How often
+        #[arg(long, default_value_t = 300)]
+        runs: usize,
+        /// Give the nodes clocks that run 10 % slow and 10 % fast
+        #[arg(long)]
+        skew: bool,
+    },
     /// No fault at all: what is told all the same
     Calm {
         /// For how long
@@ -75,6 +89,9 @@ enum Bench {
 pub fn run(args: &BenchArgs) -> Result<()> {
     match &args.bench {
         Bench::Detect { scenario, runs } => print(args, &detect::run(args, *scenario, *runs)?),
+        Bench::Failover { scenario, runs, skew } => {
+            print(args, &failover::run(args, *scenario, *runs, *skew)?)
+        }
         Bench::Calm { seconds } => print(args, &calm::run(args, *seconds)?),
         Bench::Datapath { seconds } => print(args, &datapath::run(args, *seconds)?),
     }

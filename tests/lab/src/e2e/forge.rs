@@ -16,6 +16,7 @@ use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, MAGIC};
 use ringbeatd::keys::{Derived, derive};
 use serde_json::{Value, json};
 
+use super::expect::is_of_views;
 use crate::{Lab, Node, PacketSocket, boottime_ns};
 
 /// A frame that was seen, and the packet around it.
@@ -155,11 +156,14 @@ pub(super) fn grown(before: &BTreeMap<String, u64>, after: &BTreeMap<String, u64
     grown.filter(|(_, count)| *count > 0).collect()
 }
 
-/// The events that the daemon has told, of these kinds; of all kinds if none is named.
+/// What a node has told of these kinds; of none, all about links and peers.
 pub(super) fn told(node: &Node<'_>, kinds: &[&str]) -> Result<Vec<Value>> {
     let events = ask(node, "events")?;
     let events = events.as_array().cloned().unwrap_or_default();
-    let of = |event: &Value| kinds.is_empty() || kinds.contains(&event["kind"].as_str().unwrap_or_default());
+    let of = |event: &Value| match event["kind"].as_str().unwrap_or_default() {
+        kind if kinds.is_empty() => !is_of_views(kind),
+        kind => kinds.contains(&kind),
+    };
     Ok(events.into_iter().filter(of).collect())
 }
 

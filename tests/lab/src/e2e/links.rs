@@ -9,7 +9,9 @@ use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use super::{
     ALL, Ctx, Skip, TIMEOUT, Test,
-    expect::{Ears, all_up, cluster, edge, is_called, link, lost, name, peer, quiet, status, wait},
+    expect::{
+        Ears, all_up, cluster, edge, is_called, is_of_views, link, lost, name, peer, quiet, status, wait,
+    },
 };
 use crate::{Cut, Direction, Lab, LabSpec, Node, StartOptions};
 
@@ -402,7 +404,8 @@ fn own_links_all_down(ctx: &mut Ctx) -> Result<()> {
     set_links(&n2, &[0, 1], "down")?;
     ears.of("n2")?.hears("alone")?;
     all_lose(&mut ears, &SURVIVORS, |_| vec!["n2"])?;
-    let told: Vec<String> = ears.of("n2")?.told()?.iter().map(name).collect();
+    let told = ears.of("n2")?.told()?.iter().filter(|event| !is_of_views(&event.kind));
+    let told: Vec<String> = told.map(name).collect();
     let own = ["own_link_down 0", "own_link_down 1", "alone"];
     ensure!(
         own.iter().all(|own| told.iter().filter(|told| told == own).count() == 1)
@@ -507,8 +510,9 @@ fn metal_profile(ctx: &mut Ctx) -> Result<()> {
     ears.hear(&["peer_gone n2"])?;
     for node in SURVIVORS {
         let told = ears.of(node)?.told()?;
-        let only_noise =
-            |event: &EventRecord| event.kind.starts_with("link_") || name(event) == "peer_gone n2";
+        let only_noise = |event: &EventRecord| {
+            event.kind.starts_with("link_") || is_of_views(&event.kind) || name(event) == "peer_gone n2"
+        };
         ensure!(told.iter().all(only_noise), "{node} told {:?}", told.iter().map(name).collect::<Vec<_>>());
     }
     lab.down()

@@ -22,16 +22,17 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::state::{program, root};
+pub(crate) use self::topology::{CLIENT_SLOT, SERVICE, mac};
 pub use self::{
     faults::{Cut, CutInForce, Direction, Links},
     init::init_main,
     launch::start_main,
-    node::{Node, StartOptions},
+    node::{Node, SkewedClock, StartOptions},
     state::labs,
 };
 use self::{
     state::LabState,
-    topology::{CLIENT, CLIENT_SLOT, LINKS_MAX, NODES_MAX, SWITCH, node_name},
+    topology::{CLIENT, LINKS_MAX, NODES_MAX, SWITCH, node_name},
 };
 use crate::sys::{
     memory::SharedWords,

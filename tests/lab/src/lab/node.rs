@@ -15,6 +15,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
+use ringbeat_common::clock::{RATE_SHIFT, rate_of_ppm};
+
 use super::{Lab, launch::launch, state, topology};
 use crate::{
     control::{self, Line},
@@ -30,6 +32,8 @@ use crate::{
 const DAEMON: &str = "ringbeatd";
 /// How long a killed daemon may take to let go of its programs and its lock.
 const DYING: Duration = Duration::from_secs(1);
+/// The same with a clock of its own.
+const SKEWED_DAEMON: &str = "ringbeatd-lab";
 /// The daemon's control socket, inside the node.
 const SOCKET: &str = "run/ringbeat/control.sock";
 
@@ -50,6 +54,28 @@ pub struct StartOptions {
     pub args: Vec<String>,
     /// More environment of the daemon.
     pub env: Vec<(String, String)>,
+    /// Its clock, if it is not the machine's.
+    pub clock: Option<SkewedClock>,
+}
+
+/// A clock that runs wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SkewedClock {
+    /// What it is ahead by at boot, in ns.
+    pub offset_ns: i64,
+    /// What it gains, in parts in a million.
+    pub rate_ppm: i32,
+}
+
+impl SkewedClock {
+    /// The machine's time when this clock shows `ns`; within a µs or so.
+    #[must_use]
+    pub fn true_ns(self, ns: u64) -> u64 {
+        let rate = i128::from(rate_of_ppm(self.rate_ppm).cast_signed());
+        let parts = 1i128 << RATE_SHIFT;
+        let since = i128::from(ns) - i128::from(self.offset_ns);
+        u64::try_from(since * parts / (parts + rate)).unwrap_or(0)
+    }
 }
 
 impl Node<'_> {
@@ -162,7 +188,8 @@ impl Node<'_> {
             );
         }
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let daemon = state::program(DAEMON)?.to_string_lossy().into_owned();
+        let name = if options.clock.is_some() { SKEWED_DAEMON } else { DAEMON };
+        let daemon = state::program(name)?.to_string_lossy().into_owned();
         let config = ["--config", "/etc/ringbeat/ringbeat.toml"].map(str::to_owned);
         let line = [options.prefix.as_slice(), &[daemon], &config, &options.args].concat();
         let stamp_ns = boottime_ns();
