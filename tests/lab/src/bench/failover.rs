@@ -1,6 +1,7 @@
 //! The address moves: from the fault to the first answer of another node, and whether two ever answered.
 
 use std::{
+    collections::BTreeMap,
     net::Ipv4Addr,
     thread,
     time::{Duration, Instant},
@@ -122,9 +123,10 @@ impl Bench<'_> {
             drift(run);
             prober.forget();
             thread::sleep(LOOK_ON);
-            lease_lapses += self.lapses()?;
+            let before = self.lapses();
             let fault_ns = boottime_ns();
             let seen = self.one(&prober, &holder)?;
+            lease_lapses += self.lapsed_since(&before);
             match seen.answered_ms {
                 Some(ms) => {
                     answered.push(ms);
@@ -288,9 +290,19 @@ impl Bench<'_> {
         }
     }
 
-    fn lapses(&self) -> Result<u64> {
-        let lapses = self.lab.nodes().map(|node| Ok(status(&node)?.lease.lapses));
-        Ok(lapses.collect::<Result<Vec<_>>>()?.into_iter().sum())
+    /// Lapses of each node that answers, in the life that it has.
+    fn lapses(&self) -> BTreeMap<(String, String), u64> {
+        let each = self.lab.nodes().filter_map(|node| {
+            let status = status(&node).ok()?;
+            Some(((status.node_name, status.incarnation), status.lease.lapses))
+        });
+        each.collect()
+    }
+
+    /// Lapses since then, of those that live on.
+    fn lapsed_since(&self, before: &BTreeMap<(String, String), u64>) -> u64 {
+        let now = self.lapses();
+        now.iter().filter_map(|(life, count)| Some(count.saturating_sub(*before.get(life)?))).sum()
     }
 
     /// Packets that gates have dropped, on all nodes that answer.

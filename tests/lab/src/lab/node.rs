@@ -192,8 +192,11 @@ impl Node<'_> {
         let daemon = state::program(name)?.to_string_lossy().into_owned();
         let config = ["--config", "/etc/ringbeat/ringbeat.toml"].map(str::to_owned);
         let line = [options.prefix.as_slice(), &[daemon], &config, &options.args].concat();
+        let clock = options.clock.map(|clock| format!("{}:{}", clock.offset_ns, clock.rate_ppm));
+        let clock = clock.map(|clock| ("RINGBEAT_LAB_CLOCK".to_owned(), clock));
+        let env: Vec<_> = options.env.iter().cloned().chain(clock).collect();
         let stamp_ns = boottime_ns();
-        launch(self, &line, &options.env, log, |daemon| {
+        launch(self, &line, &env, log, |daemon| {
             state::save(&self.home().join("daemon.json"), &daemon)
         })?;
         Ok(stamp_ns)
