@@ -109,6 +109,8 @@ pub trait Rule {
     const COUNT_VIEW: bool = true;
     /// Promise from the receipt of the stamp that the grant returns, not from an earlier time.
     const PROMISE_FROM_RECEIPT: bool = true;
+    /// End: only a promise of the generation in which the frame came.
+    const END_IN_GENERATION: bool = true;
 }
 
 /// The whole rule.
@@ -262,12 +264,19 @@ pub fn grant<R: Rule, W: Words>(
 
 /// A frame of the node in `slot`, of its present incarnation and fresh, says that it is gone or has released: what was
 /// promised to it ends, and is not renewed in this view.
+///
+/// A run that was held up until another view is installed ends nothing: by then the promise may be to the peer's next
+/// life, which has let go of nothing. Inside one generation it cannot be, for no life that comes after the view's
+/// installation takes part in it. So nothing ends either while nobody is served; that is only waited for longer.
 #[inline(always)]
-pub fn ended<W: Words>(words: &W, slot: u8, now_ns: u64) {
+pub fn ended<R: Rule, W: Words>(words: &W, serving: &Serving, slot: u8, now_ns: u64) {
     let at = PROMISES + (slot as usize & (NODES_MAX - 1));
     let mut tries = 0;
     while tries < TRIES {
         let old = Promise(words.load(at));
+        if R::END_IN_GENERATION && (serving.generation == 0 || old.generation() != serving.generation) {
+            return;
+        }
         let now_us = now_ns / 1000 + 1;
         let until_us = if old.until_us() < now_us { old.until_us() } else { now_us };
         let new = Promise::new(old.generation(), until_us, true);
@@ -579,6 +588,17 @@ pub fn adopt_closed<W: Words>(words: &W) {
     words.store(ALONE_FROM_NS, u64::MAX);
 }
 
+/// What a daemon does with a table that does not know what was promised before it, and to whom: it may last until
+/// `until_ns`. That stands in the table, so a daemon that dies while it waits leaves the wait to the next.
+pub fn adopt_unknown<W: Words>(words: &W, until_ns: u64) {
+    adopt_closed(words);
+    let until_us = until_ns.div_ceil(1000);
+    for slot in 0..NODES_MAX {
+        let stands_us = Promise(words.load(PROMISES + slot)).until_us();
+        words.store(PROMISES + slot, Promise::new(0, stands_us.max(until_us), true).0);
+    }
+}
+
 /// Closes all gates: this node lets go of what it holds. To be done before any frame says "released".
 pub fn release<W: Words>(words: &W) {
     for gate in 0..GATES_MAX {
@@ -717,9 +737,21 @@ mod tests {
         let table = Table::new();
         set(&table, view(1, 0b111), 1, 0);
         assert!(granted(&table, 2, 100 * MS, 100 * MS));
-        ended(&table, 2, 101 * MS);
+        ended::<Whole, _>(&table, &serving(&table), 2, 101 * MS);
         assert!(!granted(&table, 2, 102 * MS, 102 * MS));
         assert_eq!(announce::<Whole, _>(&table, &view(2, 0b011), 1), 101_001_000);
+    }
+
+    #[test]
+    fn gone_of_a_run_from_before_the_view_ends_nothing() {
+        let table = Table::new();
+        set(&table, view(1, 0b111), 1, 0);
+        let held_up = serving(&table);
+        set(&table, view(2, 0b111), 1, 0);
+        assert!(granted(&table, 2, 100 * MS, 100 * MS));
+        ended::<Whole, _>(&table, &held_up, 2, 90 * MS);
+        assert!(granted(&table, 2, 101 * MS, 101 * MS));
+        assert_eq!(announce::<Whole, _>(&table, &view(3, 0b011), 1), 107_251_000);
     }
 
     #[test]
@@ -794,5 +826,13 @@ mod tests {
         assert!(!granted(&table, 2, 101 * MS, 101 * MS));
         assert_eq!(announce::<Whole, _>(&table, &view(5, 0b011), 1), 106_251_000);
         assert_eq!(installed(&table), View::NONE);
+    }
+
+    #[test]
+    fn what_is_not_known_is_waited_for_by_the_next_daemon_too() {
+        let table = Table::new();
+        adopt_unknown(&table, 7 * MS);
+        adopt_closed(&table);
+        assert_eq!(announce::<Whole, _>(&table, &view(5, 0b111), 1), 7 * MS);
     }
 }

@@ -116,6 +116,9 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let clean_note = config.cluster().control().with_extension("clean");
     let clean = reserve::take_clean(&clean_note);
     let quiet_until_ns = if kept || clean { 0 } else { quiet_until_ns(&reserve) };
+    if quiet_until_ns != 0 {
+        plane.lease().adopt_unknown(quiet_until_ns);
+    }
     let incarnation = match adopted {
         Some(incarnation) => incarnation,
         None => {

@@ -166,7 +166,7 @@ fn take_in(
 #[inline(always)]
 fn of_lease(frame: &Frame, lease: &maps::LeaseWords, serving: &Serving, now_ns: u64) {
     if frame.flags() & (flags::GONE | flags::RELEASED) != 0 {
-        lease::ended(lease, frame.sender(), now_ns);
+        lease::ended::<Whole, _>(lease, serving, frame.sender(), now_ns);
     } else if frame.flags() & flags::GRANT != 0 {
         let view = View { epoch: frame.view_epoch(), members: frame.view_members(), rest: frame.0[9] };
         let counted =

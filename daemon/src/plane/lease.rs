@@ -81,6 +81,11 @@ impl LeaseCells<'_> {
         lease::adopt_closed(self);
     }
 
+    /// What was promised is not known, and may last until then: for this daemon and, should it die, for the next.
+    pub fn adopt_unknown(&self, until_ns: u64) {
+        lease::adopt_unknown(self, until_ns);
+    }
+
     /// Closes all gates.
     pub fn release(&self) {
         lease::release(self);

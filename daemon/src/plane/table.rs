@@ -171,7 +171,7 @@ impl Table {
     fn of_lease(&mut self, frame: &Frame, serving: &Serving, now_ns: u64) {
         let words = LeaseCells(&self.lease);
         if frame.flags() & (flags::GONE | flags::RELEASED) != 0 {
-            lease::ended(&words, frame.sender(), now_ns);
+            lease::ended::<Whole, _>(&words, serving, frame.sender(), now_ns);
         } else if frame.flags() & flags::GRANT != 0 {
             let view = View { epoch: frame.view_epoch(), members: frame.view_members(), rest: frame.0[9] };
             let (slot, stamp_ns) = (frame.sender(), frame.returned());

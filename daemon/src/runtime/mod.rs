@@ -469,6 +469,7 @@ impl Runtime {
         self.duplicate = Some(other);
         self.give_up_all();
         self.started.plane.close();
+        self.view_input(membership::Input::Leaving, boot_ns());
         self.aim();
         let text = "another machine runs with this node's id; this one takes no part until it is restarted";
         tracing::warn!(other = %incarnation_text(other).unwrap_or_default(), "{text}");

@@ -76,9 +76,10 @@ impl Peer {
         }
     }
 
-    /// Whether the peer stands in the own row. A damped edge keeps a peer that is up there: it proves life.
+    /// Whether the peer stands in the own row. A damped edge keeps a peer that is up there: it proves life. One whose
+    /// daemon has failed proves only that its kernel lives, and is no company.
     pub(super) fn is_in_row(&self) -> bool {
-        self.life == Life::Up && !self.word.gone && self.is_heard()
+        self.life == Life::Up && !self.word.gone && !self.word.failed && self.is_heard()
     }
 
     /// A new life.

@@ -642,7 +642,8 @@ impl Membership {
     /// Installs what is announced, once every member has, in the life that is accepted now.
     fn install(&mut self) {
         let view = self.announced.view;
-        if !view.is_some() || view <= self.installed.view {
+        // What was released is released for this life.
+        if self.leaving || !view.is_some() || view <= self.installed.view {
             return;
         }
         let all = bits(view.members & !(1 << self.config.own)).all(|slot| {

@@ -308,6 +308,25 @@ fn a_node_that_leaves_is_left_out_at_once() {
 }
 
 #[test]
+fn what_is_released_is_not_taken_up_again() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.up();
+    cluster.cut_both(0, 2);
+    cluster.look();
+    cluster.run(100);
+    cluster.cut.clear();
+    // A view that this node announces, and leaves before the others have.
+    cluster.cut = (1..3).map(|from| (from, 0)).collect();
+    let before = cluster.installed.iter().filter(|(by, _)| *by == 0).count();
+    cluster.give(0, Input::Row { heard: 0b111 });
+    cluster.give(0, Input::Leaving);
+    cluster.cut.clear();
+    cluster.look();
+    cluster.run(100);
+    assert_eq!(cluster.installed.iter().filter(|(by, _)| *by == 0).count(), before);
+}
+
+#[test]
 fn a_hand_over_goes_on_in_the_same_view() {
     (0..3).for_each(hands_over);
 }

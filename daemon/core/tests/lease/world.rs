@@ -337,7 +337,7 @@ impl<R: Rule> World<R> {
         };
         let says_gone = frame.flags() & flags::GONE != 0;
         if says_gone && fresh {
-            lease::ended(&node.table, sender, local_ns);
+            lease::ended::<R, _>(&node.table, &serving, sender, local_ns);
         }
         let quiet = local_ns < node.quiet_until_ns;
         if fresh && !says_gone && frame.flags() & flags::GRANT != 0 && !quiet {

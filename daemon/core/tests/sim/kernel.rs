@@ -1,6 +1,6 @@
 //! The kernel plane of one machine, made of the very functions that the kernel programs run.
 
-use ringbeat_common::compose::{Address, compose};
+use ringbeat_common::compose::{Address, Granting, compose};
 use ringbeat_common::drops::Drop;
 use ringbeat_common::event::Event;
 use ringbeat_common::frame::{Frame, Kind};
@@ -108,7 +108,7 @@ impl Kernel {
         cell.probes_sent += 1;
         let to = Address { target, link: link as u8, sequence: cell.probes_sent };
         let mut frame = Frame::new(Kind::Probe);
-        compose(&mut frame, Kind::Probe, &self.node, &self.latch, to, peer, now_ns);
+        compose(&mut frame, Kind::Probe, &self.node, &self.latch, to, peer, Granting::default(), now_ns);
         Some(frame)
     }
 
@@ -141,7 +141,16 @@ impl Kernel {
                 received: now_ns,
             };
             let mut answer = *frame;
-            compose(&mut answer, Kind::Answer, &self.node, &self.latch, to, peer, now_ns);
+            compose(
+                &mut answer,
+                Kind::Answer,
+                &self.node,
+                &self.latch,
+                to,
+                peer,
+                Granting::default(),
+                now_ns,
+            );
             answer
         });
         Ok((proves, answer))

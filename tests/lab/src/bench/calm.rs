@@ -36,6 +36,10 @@ pub(super) struct Calm {
     links_down: usize,
     /// Links told as late that were heard again before they were down.
     links_late: usize,
+    /// How often a node's lease has run out and come back.
+    lease_lapses: u64,
+    /// For how long at the most.
+    lease_lapse_max_ms: f64,
     /// All that was told, by kind.
     told: BTreeMap<String, usize>,
     /// Each peer that was told as down, with the machine's stall at that time, if there was one.
@@ -77,6 +81,15 @@ pub(super) fn run(args: &BenchArgs, seconds: u64) -> Result<Calm> {
     result
 }
 
+/// Each node's lapses so far, and the longest in µs: those of the start are no news.
+fn lapses(lab: &Lab) -> Result<BTreeMap<String, (u64, u64)>> {
+    let one = |node: crate::Node<'_>| {
+        let lease = Client::connect(&node.socket()?)?.status()?.lease;
+        Ok((node.name().to_owned(), (lease.lapses, lease.lapse_max_us)))
+    };
+    lab.nodes().map(one).collect()
+}
+
 fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
     lab.start_all()?;
     for node in lab.nodes() {
@@ -85,6 +98,7 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
     let watches = lab.nodes().map(|node| Ok((node.name().to_owned(), Watch::on(&node)?)));
     let watches = watches.collect::<Result<Vec<_>>>()?;
     let machine = Machine::start(!args.cold, args.load, args.hogs)?;
+    let before = lapses(lab)?;
     let since_ns = boottime_ns();
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut heard: Vec<(String, EventRecord)> = Vec::new();
@@ -108,7 +122,9 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
         *told.entry(event.kind.clone()).or_insert(0) += 1;
     }
     let count = |kind: &str| told.get(kind).copied().unwrap_or(0);
-    let alarms = heard.iter().filter(|(_, event)| matches!(event.kind.as_str(), "peer_down" | "link_down"));
+    let alarms = heard
+        .iter()
+        .filter(|(_, event)| matches!(event.kind.as_str(), "peer_down" | "link_down" | "lease_lost"));
     let alarms = alarms.map(|(by, event)| {
         let since_ns = event.evidence.heard_ns;
         let overlapping = stalls.iter().filter(|stall| {
@@ -133,6 +149,8 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
         peers_down: count("peer_down"),
         links_down: count("link_down"),
         links_late: count("link_late"),
+        lease_lapses: 0,
+        lease_lapse_max_ms: 0.0,
         told: told.clone(),
         alarms,
         rtt_us: Trips::default(),
@@ -147,6 +165,12 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
             result.rtt_us.p50 = result.rtt_us.p50.max(trips.p50);
             result.rtt_us.p99 = result.rtt_us.p99.max(trips.p99);
             result.rtt_us.max = result.rtt_us.max.max(trips.max);
+        }
+        let lease = client.status()?.lease;
+        let (lapses, longest_us) = before.get(node.name()).copied().unwrap_or_default();
+        result.lease_lapses += lease.lapses - lapses;
+        if lease.lapses > lapses && lease.lapse_max_us > longest_us {
+            result.lease_lapse_max_ms = result.lease_lapse_max_ms.max(lease.lapse_max_us as f64 / 1000.0);
         }
         let stats = client.stats()?;
         result.tick_stalls += stats.tick_stalls;

@@ -20,7 +20,7 @@ use super::{
     prober::{Prober, probed},
     watch::wait_for_peers,
 };
-use crate::{Cut, Lab, LabSpec, Node, SkewedClock, StartOptions, boottime_ns};
+use crate::{Cut, Direction, Lab, LabSpec, Node, SkewedClock, StartOptions, boottime_ns};
 
 /// An address that nobody answers for so long is missed.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,31 +36,40 @@ const RATES_PPM: [i32; 3] = [-100_000, 0, 100_000];
 /// What happens to the holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Scenario {
+pub(crate) enum Scenario {
     /// Its daemon is killed
     Kill,
     /// It vanishes, the whole host
     Crash,
     /// All its heartbeat links are cut
     Cut,
+    /// What it sends is lost; it still receives
+    Oneway,
+    /// What is sent to it is lost; it still sends
+    Deaf,
+    /// Its daemon is stopped for good, and goes on after the address has moved
+    Freeze,
+    /// Its service interface goes down
+    Nic,
     /// A node that holds nothing crashes and comes back: only the silence counts
     Other,
 }
 
 /// The result.
 #[derive(Debug, Serialize)]
-pub(super) struct Failover {
+pub(crate) struct Failover {
     scenario: Scenario,
     profile: String,
     load: usize,
     runs: usize,
     skewed: bool,
-    missed: usize,
+    /// Runs in which nobody else answered.
+    pub(crate) missed: usize,
     /// From the fault to the first answer of another node.
     answered_ms: Quantiles,
     /// Answers of a former holder to requests that were sent when another node had answered, and tenures of gates that
     /// overlap by their own logs.
-    double_answers: usize,
+    pub(crate) double_answers: usize,
     /// The longest time without any answer, around each fault.
     longest_silence_ms: Quantiles,
     /// From the last packet that passed the former holder's gate to the first that passed the next one's.
@@ -84,14 +93,23 @@ struct Outlier {
 pub(super) fn run(args: &BenchArgs, scenario: Scenario, runs: usize, skewed: bool) -> Result<Failover> {
     let spec = LabSpec { name: args.name.clone(), profile: args.profile.clone(), ..LabSpec::default() };
     let lab = Lab::up(spec)?;
-    let bench = Bench { args, lab: &lab, scenario, skewed, address: probed(&lab)? };
-    let result = bench.measure(runs);
+    let machine = Machine::start(!args.cold, args.load, args.hogs)?;
+    let result =
+        Bench { lab: &lab, scenario, skewed, address: probed(&lab)? }.measure(&machine, args.load, runs);
+    lab.down()?;
+    result
+}
+
+/// The same in a lab of the caller's, on a machine as it is.
+pub(crate) fn run_in(spec: LabSpec, scenario: Scenario, runs: usize, skewed: bool) -> Result<Failover> {
+    let lab = Lab::up(spec)?;
+    let machine = Machine::start(false, 0, 0)?;
+    let result = Bench { lab: &lab, scenario, skewed, address: probed(&lab)? }.measure(&machine, 0, runs);
     lab.down()?;
     result
 }
 
 struct Bench<'a> {
-    args: &'a BenchArgs,
     lab: &'a Lab,
     scenario: Scenario,
     skewed: bool,
@@ -108,11 +126,10 @@ struct Seen {
 }
 
 impl Bench<'_> {
-    fn measure(&self, runs: usize) -> Result<Failover> {
+    fn measure(&self, machine: &Machine, load: usize, runs: usize) -> Result<Failover> {
         for node in self.lab.nodes() {
             self.start(&node)?;
         }
-        let machine = Machine::start(!self.args.cold, self.args.load, self.args.hogs)?;
         let prober = Prober::start(self.lab, self.address)?;
         let (mut answered, mut silences, mut gaps, mut times) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -157,8 +174,8 @@ impl Bench<'_> {
             });
         Ok(Failover {
             scenario: self.scenario,
-            profile: self.args.profile.clone(),
-            load: self.args.load,
+            profile: self.lab.spec().profile.clone(),
+            load,
             runs,
             skewed: self.skewed,
             missed,
@@ -184,13 +201,22 @@ impl Bench<'_> {
         };
         let victim = victim.context("no node to strike")?;
         let node = self.lab.node(&victim)?;
-        let before = self.dropped()?;
+        let before = self.dropped_but(&victim)?;
         // Taken while the node lives: the log stands in the kernel, also when its programs have no daemon.
         let log = gate_log(&node)?;
+        let dropped_there = log.copy(0).dropped;
         let fault_ns = match self.scenario {
             Scenario::Kill => node.kill()?,
             Scenario::Crash | Scenario::Other => self.lab.crash(&victim)?,
             Scenario::Cut => self.lab.cut(&Cut::node(&victim))?,
+            Scenario::Oneway => self.lab.cut(&Cut::node(&victim).direction(Direction::Out))?,
+            Scenario::Deaf => self.lab.cut(&Cut::node(&victim).direction(Direction::In))?,
+            Scenario::Freeze => node.pause()?,
+            Scenario::Nic => {
+                let now_ns = boottime_ns();
+                service_interface(&node, "down")?;
+                now_ns
+            }
         };
         let id = node.id()?;
         let first = if self.scenario == Scenario::Other {
@@ -232,7 +258,7 @@ impl Bench<'_> {
             silence_ms: silence_ns as f64 / 1e6,
             gap_ms,
             double: double + overlaps,
-            dropped: self.dropped()?.saturating_sub(before) + log.copy(0).dropped,
+            dropped: self.dropped_but(&victim)?.saturating_sub(before) + log.copy(0).dropped - dropped_there,
         };
         if self.scenario != Scenario::Other {
             self.mend(&node)?;
@@ -247,7 +273,9 @@ impl Bench<'_> {
                 self.lab.boot(node.name()).context("cannot boot the crashed node")?;
                 self.lab.heal(Some(node.name()))?;
             }
-            Scenario::Cut => {
+            Scenario::Freeze => return node.resume().map(drop),
+            Scenario::Nic => return service_interface(node, "up"),
+            Scenario::Cut | Scenario::Oneway | Scenario::Deaf => {
                 // A new life of the victim is not damped; the old one's flaps would be, longer each time.
                 self.lab.heal(None)?;
                 node.kill()?;
@@ -271,6 +299,10 @@ impl Bench<'_> {
             wait_for_peers(&node, "up", HEALING)?;
         }
         loop {
+            if self.scenario == Scenario::Nic {
+                // The address of the node's own went with the interface; the service address came to another.
+                thread::sleep(LOOK_ON);
+            }
             let all: Vec<Status> = self.lab.nodes().map(|node| status(&node)).collect::<Result<_>>()?;
             let first = all.first().and_then(|status| status.view.clone());
             let whole = all.iter().all(|status| {
@@ -305,13 +337,11 @@ impl Bench<'_> {
         now.iter().filter_map(|(life, count)| Some(count.saturating_sub(*before.get(life)?))).sum()
     }
 
-    /// Packets that gates have dropped, on all nodes that answer.
-    fn dropped(&self) -> Result<u64> {
+    /// Packets that gates have dropped, on all nodes but this one.
+    fn dropped_but(&self, victim: &str) -> Result<u64> {
         let mut sum = 0;
-        for node in self.lab.nodes() {
-            if let Ok(stats) = stats(&node) {
-                sum += stats.gates.iter().map(|gate| gate.dropped).sum::<u64>();
-            }
+        for node in self.lab.nodes().filter(|node| node.name() != victim) {
+            sum += stats(&node)?.gates.iter().map(|gate| gate.dropped).sum::<u64>();
         }
         Ok(sum)
     }
@@ -319,6 +349,13 @@ impl Bench<'_> {
     fn true_ns(&self, node: u8, ns: u64) -> u64 {
         if self.skewed { clock_of(node).true_ns(ns) } else { ns }
     }
+}
+
+/// Sets the node's service interface up or down.
+fn service_interface(node: &Node<'_>, state: &str) -> Result<()> {
+    let output = node.output("ip", &["link", "set", "svc0", state])?;
+    ensure!(output.status.success(), "svc0 of {}: {output:?}", node.name());
+    Ok(())
 }
 
 /// The clock of a node in a skewed lab.

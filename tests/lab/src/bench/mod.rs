@@ -6,7 +6,7 @@
 mod calm;
 mod datapath;
 mod detect;
-mod failover;
+pub(crate) mod failover;
 mod machine;
 mod prober;
 pub(crate) mod watch;

@@ -3,6 +3,7 @@
 //! Each test runs in a process of its own with labs of its own, so that one that hangs, aborts or forgets to
 //! clean up harms no other. To add tests, write a module with a `TESTS` table and name it in [`groups`].
 
+mod address;
 mod daemons;
 mod expect;
 mod forge;
@@ -98,5 +99,7 @@ impl Ctx {
 
 /// All groups of tests.
 fn groups() -> impl Iterator<Item = &'static Test> {
-    [lab::TESTS, daemons::TESTS, links::TESTS, hostile::TESTS, pins::TESTS].into_iter().flatten()
+    [lab::TESTS, daemons::TESTS, links::TESTS, hostile::TESTS, pins::TESTS, address::TESTS]
+        .into_iter()
+        .flatten()
 }

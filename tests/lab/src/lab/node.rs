@@ -196,9 +196,7 @@ impl Node<'_> {
         let clock = clock.map(|clock| ("RINGBEAT_LAB_CLOCK".to_owned(), clock));
         let env: Vec<_> = options.env.iter().cloned().chain(clock).collect();
         let stamp_ns = boottime_ns();
-        launch(self, &line, &env, log, |daemon| {
-            state::save(&self.home().join("daemon.json"), &daemon)
-        })?;
+        launch(self, &line, &env, log, |daemon| state::save(&self.home().join("daemon.json"), &daemon))?;
         Ok(stamp_ns)
     }
 
