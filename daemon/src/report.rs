@@ -8,9 +8,9 @@ use ringbeat_common::slot::Slot;
 use ringbeat_common::view::View;
 use ringbeat_config::Datapath;
 use ringbeat_control::{
-    AddressReport, Bpf, EdgeReport, EdgeState, ErrorReply, GateStats, HandoverReport, LeaseReport,
-    LinkReport, LinkState, LinkStats, Mode, PeerLink, PeerReport, Request, Stats, Status, ViewReport, Votes,
-    code, incarnation_text,
+    AddressReport, Bpf, DaemonState, EdgeReport, EdgeState, ErrorReply, GateStats, HandoverReport,
+    LeaseReport, LinkReport, LinkState, LinkStats, Mode, PeerLink, PeerReport, Request, Stats, Status,
+    ViewReport, Votes, code, incarnation_text,
 };
 use ringbeat_core::detector;
 use ringbeat_core::membership::NOBODY;
@@ -40,6 +40,12 @@ fn handover(runtime: &mut Runtime, ms: u32) -> Reply {
     if ms == 0 || ms > most {
         let text = format!("{ms} ms is not between 1 and daemon_stall_ms, {most}");
         return Reply::Error(ErrorReply::new(code::OUT_OF_RANGE, text));
+    }
+    if runtime.state() == DaemonState::Leaving {
+        return Reply::Error(ErrorReply::new(
+            code::WRONG_STATE,
+            "this daemon is leaving, and has released what it held",
+        ));
     }
     if runtime.started.pins.is_none() {
         let text = "nothing is pinned, so there is nothing to hand over; restart the daemon as it is";

@@ -63,7 +63,6 @@ fn complete(frame: &mut Frame) -> Option<()> {
     let lease = maps::lease()?;
     let serving = lease::serving(&lease);
     let node = maps::node()?;
-    let latch = maps::latch()?;
     let key = maps::key(node.key_id as u8)?;
     let index = cell(frame.link(), frame.target());
     let slot = maps::SLOTS.get_ptr_mut(index as u32)?;
@@ -79,8 +78,9 @@ fn complete(frame: &mut Frame) -> Option<()> {
     if node.incarnation == 0 || peer.incarnation == 0 {
         return None;
     }
-    // After all that the stamp speaks of.
+    // After all that the stamp speaks of; and before the latch, see `docs/lease.md`.
     let now_ns = clock::now_ns();
+    let latch = maps::latch()?;
     // SAFETY: valid map values; `cell` keeps the index inside the array.
     let sequence = unsafe {
         let watch = addr_of_mut!((*watches).cells).cast::<ringbeat_common::watch::Watch>().add(index & 511);

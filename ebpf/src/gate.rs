@@ -143,8 +143,10 @@ fn passes(address: &AddressKey) -> bool {
 /// Whether the gate is open now; and its log. Without table or latch it is closed.
 #[inline(always)]
 fn passes_gate(gate: usize) -> bool {
-    let (Some(words), Some(latch)) = (maps::lease(), maps::latch()) else { return false };
+    // The clock before the latch: a run held up between the two would else take a daemon that registered in time for one
+    // that did not come.
     let now_ns = clock::now_ns();
+    let (Some(words), Some(latch)) = (maps::lease(), maps::latch()) else { return false };
     let open =
         !Latch::is_gone(latch.state, latch.handover_until_ns, now_ns) && lease::is_open(&words, gate, now_ns);
     if let Some(log) = maps::GATE_LOGS.get_ptr_mut((gate & (GATES_MAX - 1)) as u32) {

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use ringbeat_common::drops::DROPS_MAX;
 use ringbeat_common::event::Event;
+use ringbeat_common::frame::flags;
 use ringbeat_common::limits::{GATES_MAX, KEYS_MAX, LINKS_MAX, NODES_MAX, SLOTS_MAX, cell};
 use ringbeat_common::maps::{
     ABI, ABI_OLDEST, AddressKey, Counters, Drops, GateLog, Latch, LeaseTable, Link, Node, Tick, Trips,
@@ -30,6 +31,8 @@ use crate::sys::mapped::Mapped;
 use crate::sys::pod::Value;
 use crate::sys::socket::interface_index;
 
+/// A hand-over with less time left than this is not taken up.
+const ADOPT_LEAST_NS: u64 = 5_000_000;
 /// BPF_F_LOCK: the whole value changes under its lock.
 const UNDER_LOCK: u64 = 4;
 
@@ -55,8 +58,8 @@ pub struct KernelPlane {
     identity: Identity,
     links: Vec<PlaneLink>,
     modes: Vec<(u8, Mode, Option<String>)>,
-    /// The incarnation of a former daemon whose hand-over was taken up.
-    adopted: Option<u64>,
+    /// The incarnation of a former daemon whose hand-over was taken up, and the end of it.
+    adopted: Option<(u64, u64)>,
     found_pins: bool,
     /// Whether the maps hold this daemon's state, and no longer a former one's.
     is_ours: bool,
@@ -138,7 +141,7 @@ impl KernelPlane {
     }
 
     /// The incarnation to go on as, if a planned hand-over is waiting for exactly this node on exactly these links.
-    fn adoptable(&self) -> Option<u64> {
+    fn adoptable(&self) -> Option<(u64, u64)> {
         let identity = self.identity;
         let (node, latch) = (self.node.copy(0), self.latch.copy(0));
         let same_links = (0..LINKS_MAX).all(|index| {
@@ -152,13 +155,15 @@ impl KernelPlane {
         let fits = self.found_pins
             && same_links
             && latch.state == latch::HANDED_OVER
-            && boot_ns() < latch.handover_until_ns
+            && boot_ns() + ADOPT_LEAST_NS < latch.handover_until_ns
+            // What was released is released for that life.
+            && node.flags & u64::from(flags::RELEASED) == 0
             && (u64::from(ABI_OLDEST)..=u64::from(ABI)).contains(&node.abi)
             && node.incarnation != 0
             && node.slot == u64::from(identity.slot)
             && node.cluster_id == identity.cluster_id
             && node.config_version == identity.config_version;
-        fits.then_some(node.incarnation)
+        fits.then_some((node.incarnation, latch.handover_until_ns))
     }
 
     /// Closes the plane and forgets every peer.
@@ -207,8 +212,8 @@ impl KernelPlane {
     }
 
     /// The incarnation that goes on, if a planned hand-over was taken up.
-    pub const fn adopted(&self) -> Option<u64> {
-        self.adopted
+    pub fn adopted(&self) -> Option<u64> {
+        self.adopted.map(|(incarnation, _)| incarnation)
     }
 
     /// Whether a former daemon's pins were found.
@@ -239,13 +244,20 @@ impl KernelPlane {
     /// Registers this process and opens. Until now the kernel has gone on for the former daemon, and said that it is
     /// gone; what was its own is closed and cleared in this one step, shorter than any deadline. Opening again keeps the peers.
     pub fn open(&mut self, incarnation: u64) -> Result<(), LoadError> {
-        if !self.is_ours && self.adopted != Some(incarnation) {
+        let adopted = self.adopted.filter(|(life, _)| *life == incarnation && !self.is_ours);
+        if !self.is_ours && adopted.is_none() {
             let prepared = self.clear().and_then(|()| self.configure());
             prepared.map_err(|error| LoadError::Map { name: "SLOTS", why: chain(&error) })?;
         }
         self.is_ours = true;
         self.node.word(0, offset_of!(Node, abi)).store(u64::from(ABI), Ordering::SeqCst);
         self.loaded.register()?;
+        // By the clock read after registration: who came later was called gone, and must not go on.
+        if adopted.is_some_and(|(_, until_ns)| boot_ns() >= until_ns) {
+            self.lease().adopt_closed();
+            self.close();
+            return Err(LoadError::TooLate);
+        }
         self.node.word(0, offset_of!(Node, flags)).store(0, Ordering::SeqCst);
         self.node.word(0, offset_of!(Node, incarnation)).store(incarnation, Ordering::SeqCst);
         Ok(())

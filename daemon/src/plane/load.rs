@@ -54,6 +54,9 @@ pub enum LoadError {
     /// The timer did not start.
     #[error("the kernel has no timer for us (verdict {0})")]
     NoTimer(u32),
+    /// A planned hand-over has ended before this daemon was registered.
+    #[error("the announced hand-over has ended before this daemon was ready; start it again")]
+    TooLate,
     /// A map could not be mapped or pinned.
     #[error("map {name}: {why}")]
     Map {

@@ -1,0 +1,194 @@
+//! Each clause left out: either some history objects, or the clause is redundant, and `docs/lease.md` says why.
+
+use ringbeat_common::lease::Rule;
+
+use crate::plan::{Fault, INTERVAL_NS, Mutation, Plan};
+use crate::table::Functions;
+use crate::tally::Tally;
+use crate::{Series, setting, whole};
+
+/// Histories in which a missing clause must show.
+const BOUND: u64 = 20_000;
+/// Histories in which nothing may show.
+const CALM: u64 = 5_000;
+
+macro_rules! without {
+    ($($name:ident $clause:ident;)*) => {
+        $(
+            #[derive(Clone, Copy, Debug)]
+            struct $name;
+
+            impl Rule for $name {
+                const $clause: bool = false;
+            }
+        )*
+    };
+}
+
+without! {
+    StopOutside STOP_OUTSIDE;
+    CloseAtAnnounce CLOSE_AT_ANNOUNCE;
+    GrantWaits GRANT_WAITS;
+    OwnVoteWaits OWN_VOTE_WAITS;
+    GrantToMembers GRANT_TO_MEMBERS;
+    Forget FORGET;
+    CarryOwnedOnly CARRY_OWNED_ONLY;
+    Quarter QUARTER;
+    StampNotLater STAMP_NOT_LATER;
+    CountView COUNT_VIEW;
+    PromiseFromReceipt PROMISE_FROM_RECEIPT;
+    EndInGeneration END_IN_GENERATION;
+}
+
+/// Every history word by word, with many hold-ups.
+fn held(plan: &mut Plan) {
+    plan.held_permille = plan.held_permille.max(60);
+    plan.propose_every_ns = INTERVAL_NS;
+}
+
+/// Daemons die and are back at once, among many views.
+fn killed(plan: &mut Plan) {
+    plan.quick = true;
+    plan.fault_every_ns = INTERVAL_NS * 3;
+    plan.propose_every_ns = INTERVAL_NS;
+    plan.favour(&[Fault::Kill]);
+}
+
+/// The same with frames that come late, and twice.
+fn killed_late(plan: &mut Plan) {
+    killed(plan);
+    (plan.late_permille, plan.twice_permille) = (200, 100);
+}
+
+fn killed_held(plan: &mut Plan) {
+    killed(plan);
+    plan.propose_every_ns = INTERVAL_NS * 2;
+    (plan.held_permille, plan.held_ended_permille) = (10, 700);
+}
+
+fn rebooted(plan: &mut Plan) {
+    plan.quick = true;
+    plan.favour(&[Fault::Reboot, Fault::TableLost]);
+}
+
+fn rebooted_killed(plan: &mut Plan) {
+    killed(plan);
+    plan.favour(&[Fault::TableLost]);
+}
+
+fn handed_over(plan: &mut Plan) {
+    plan.held_permille = 100;
+    plan.fault_every_ns = INTERVAL_NS * 3;
+    plan.favour(&[Fault::HandOver]);
+}
+
+fn handed_over_late(plan: &mut Plan) {
+    plan.favour(&[Fault::HandOverLate]);
+}
+
+fn released(plan: &mut Plan) {
+    held(plan);
+    plan.slow_release = true;
+    (plan.loss_permille, plan.late_permille) = (10, 10);
+    plan.fault_every_ns = INTERVAL_NS * 3;
+    plan.favour(&[Fault::Release, Fault::HandOver]);
+}
+
+fn extreme(plan: &mut Plan) {
+    plan.extremes = true;
+}
+
+fn clause<R: Rule>(tune: fn(&mut Plan)) -> Series {
+    Series { functions: Functions::of::<R>(), mutation: Mutation::None, tune }
+}
+
+fn world(mutation: Mutation, tune: fn(&mut Plan)) -> Series {
+    Series { mutation, tune, ..whole() }
+}
+
+/// The first of the histories that object. `RINGBEAT_SEEDS` runs so many, and counts.
+fn objects(name: &str, series: &Series, histories: u64) -> Option<u64> {
+    let seeds = setting("RINGBEAT_SEEDS");
+    let histories = seeds.unwrap_or(histories);
+    let (first, count) = series.violations(histories, seeds.is_some());
+    println!("without {name}: {count} of {histories} histories, first {first:?}");
+    first
+}
+
+fn missed(name: &str, series: &Series) {
+    assert!(objects(name, series, BOUND).is_some(), "nobody missed {name}");
+}
+
+fn redundant(name: &str, series: &Series) {
+    if let Some(seed) = objects(name, series, CALM)
+        && let Some((violation, trace)) = series.history(seed, true, &mut Tally::new())
+    {
+        panic!("{name}, seed {seed}: {violation}\n{}", trace.join("\n"));
+    }
+}
+
+macro_rules! missed {
+    ($($test:ident: $name:literal, $series:expr;)*) => {
+        $(
+            #[test]
+            fn $test() {
+                missed($name, &$series);
+            }
+        )*
+    };
+}
+
+missed! {
+    stop_outside: "STOP_OUTSIDE", clause::<StopOutside>(|_| {});
+    close_at_announce: "CLOSE_AT_ANNOUNCE", clause::<CloseAtAnnounce>(|_| {});
+    grant_waits: "GRANT_WAITS", clause::<GrantWaits>(|_| {});
+    own_vote_waits: "OWN_VOTE_WAITS", clause::<OwnVoteWaits>(|_| {});
+    forget: "FORGET", clause::<Forget>(|_| {});
+    carry_owned_only: "CARRY_OWNED_ONLY", clause::<CarryOwnedOnly>(|_| {});
+    quarter: "QUARTER", clause::<Quarter>(extreme);
+    count_view: "COUNT_VIEW", clause::<CountView>(|_| {});
+    promise_from_receipt: "PROMISE_FROM_RECEIPT", clause::<PromiseFromReceipt>(|_| {});
+    end_in_generation: "END_IN_GENERATION", clause::<EndInGeneration>(killed_held);
+    epochs_repeat: "rising epochs over restarts", world(Mutation::EpochsRepeat, killed);
+    install_early: "waiting for every member", world(Mutation::InstallEarly, |_| {});
+    quiet_skipped: "the quiet time", world(Mutation::QuietSkipped, rebooted);
+    quiet_forgotten: "a wait that outlives the daemon", world(Mutation::QuietForgotten, rebooted_killed);
+    latch_ignored: "the latch at the gate", world(Mutation::LatchIgnored, |_| {});
+    promises_forgotten: "promises over a restart", world(Mutation::PromisesForgotten, killed);
+    old_lives: "incarnations", world(Mutation::OldLives, killed_late);
+    generation_last: "the generation first", world(Mutation::GenerationLast, held);
+    latch_first: "the clock before the latch", world(Mutation::LatchFirst, handed_over);
+    late_adopted: "the hand-over's end", world(Mutation::LateAdopted, handed_over_late);
+    released_adopted: "a release for life", world(Mutation::ReleasedAdopted, released);
+    adopted_open: "closing what is adopted", world(Mutation::AdoptedOpen, killed);
+    release_said_first: "letting go before saying so", world(Mutation::ReleaseSaidFirst, released);
+}
+
+/// In the worlds in which a clause was found missing, nothing happens while it is there.
+#[test]
+fn with_all_clauses_the_same_worlds_hold() {
+    for (name, tune) in [
+        ("extreme", extreme as fn(&mut Plan)),
+        ("held", held),
+        ("killed", killed),
+        ("killed_late", killed_late),
+        ("killed_held", killed_held),
+        ("rebooted", rebooted),
+        ("rebooted_killed", rebooted_killed),
+        ("handed_over", handed_over),
+        ("handed_over_late", handed_over_late),
+        ("released", released),
+    ] {
+        redundant(name, &world(Mutation::None, tune));
+    }
+}
+
+#[test]
+fn grant_to_members_is_redundant() {
+    redundant("GRANT_TO_MEMBERS", &clause::<GrantToMembers>(|_| {}));
+}
+
+#[test]
+fn stamp_not_later_is_redundant() {
+    redundant("STAMP_NOT_LATER", &clause::<StampNotLater>(|_| {}));
+}
