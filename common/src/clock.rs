@@ -13,15 +13,15 @@ pub const RATE_SHIFT: u32 = 20;
 pub const fn skewed(raw_ns: u64, rate: u64, offset_ns: u64) -> u64 {
     // Half of the shift before the product: 2^63 ns would be reached after three hours else.
     let half = RATE_SHIFT / 2;
-    let gained = ((raw_ns >> half) as i64).wrapping_mul(rate as i64) >> half;
-    raw_ns.wrapping_add(gained as u64).wrapping_add(offset_ns)
+    let gained = ((raw_ns >> half).cast_signed()).wrapping_mul(rate.cast_signed()) >> half;
+    raw_ns.wrapping_add(gained.cast_unsigned()).wrapping_add(offset_ns)
 }
 
 /// A length of the node's time in true time, within a hundredth.
 #[inline(always)]
 pub const fn true_length(ns: u64, rate: u64) -> u64 {
-    let gained = (ns as i64).wrapping_mul(rate as i64) >> RATE_SHIFT;
-    ns.wrapping_sub(gained as u64)
+    let gained = ns.cast_signed().wrapping_mul(rate.cast_signed()) >> RATE_SHIFT;
+    ns.wrapping_sub(gained.cast_unsigned())
 }
 
 /// The rate of so many parts in a million.

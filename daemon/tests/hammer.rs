@@ -18,11 +18,14 @@ use std::time::{Duration, Instant};
 
 use aya::maps::{Array, Map, MapData};
 use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, flags};
-use ringbeat_common::limits::cell;
-use ringbeat_common::maps::{Latch, Node, latch};
+use ringbeat_common::lease::{Whole, promise_us};
+use ringbeat_common::limits::{NODES_MAX, cell};
+use ringbeat_common::maps::{Latch, LeaseTable, Node, latch};
 use ringbeat_common::slot::Slot;
+use ringbeat_common::view::View;
 use ringbeat_common::watch::state;
 use ringbeat_config::Datapath;
+use ringbeatd::plane::lease::{LeaseCells, Votes};
 use ringbeatd::plane::load::chain;
 use ringbeatd::plane::pins::Pins;
 use ringbeatd::plane::{Identity, KernelPlane, PlaneLink};
@@ -287,6 +290,90 @@ fn hammer(
 fn dawdle() {
     for _ in 0..20_000 {
         std::hint::spin_loop();
+    }
+}
+
+/// Revocations of one test.
+const REVOCATIONS: u64 = 1_000_000;
+/// The table's word that says which phase is on: granting on odd numbers, revoked on even ones.
+struct Phase {
+    number: AtomicU64,
+    /// What the last announcement said is to be waited for.
+    not_before_ns: AtomicU64,
+}
+
+/// One side asks for grants; the other announces views without the asker and installs views with it, a million times.
+/// Every grant that leaves is covered by the announcement after it, and none leaves between that and the next view.
+fn revoke_grants(slipping: bool) -> Tally {
+    mount();
+    let mut plane = plane();
+    plane.open(own(1)).expect("opened");
+    plane.accept(1, peer(2)).expect("accepted");
+    let table: Mapped<LeaseTable> = Mapped::new(pinned("LEASE").fd(), 1).expect("a mapped table");
+    let mut votes = [0; NODES_MAX];
+    votes[..2].fill(1);
+    let votes = Votes { own: 0, of: votes, quorum: 2 };
+    let phase = Phase { number: AtomicU64::new(0), not_before_ns: AtomicU64::new(0) };
+    let (stop, mut tally) = (AtomicBool::new(false), Tally::default());
+    let view = |epoch, members| View::new(epoch, 0, members, 5000, 1);
+    thread::scope(|scope| {
+        let revoking = scope.spawn(|| {
+            let cells = LeaseCells(table.words());
+            for step in 1..=REVOCATIONS {
+                // The asker may be granted to from here on; nothing is waited for.
+                phase.number.store(2 * step - 1, SEQ);
+                cells.install(view(2 * step, 0b11), 0, 0, &votes);
+                let not_before_ns =
+                    if slipping { boot_ns() } else { cells.announce(&view(2 * step + 1, 0b01), 0) };
+                phase.not_before_ns.store(not_before_ns, SEQ);
+                phase.number.store(2 * step, SEQ);
+                if step % 64 == 0 {
+                    // A run that began before ends in here.
+                    dawdle();
+                }
+            }
+            stop.store(true, SEQ);
+        });
+        let mut sequence = 0;
+        while !stop.load(SEQ) && !(slipping && !tally.failures.is_empty()) {
+            sequence += 1;
+            let before = phase.number.load(SEQ);
+            let answer = run(&mut plane, &probe(2, own(1), sequence));
+            let not_before_ns = phase.not_before_ns.load(SEQ);
+            let after = phase.number.load(SEQ);
+            tally.runs += 1;
+            let Some(answer) = answer.filter(|answer| answer.flags() & flags::GRANT != 0) else { continue };
+            tally.answers += 1;
+            let until_ns = promise_us::<Whole>(answer.stamp(), 5000) * 1000;
+            if before == after && before != 0 && before % 2 == 0 {
+                tally.fail("granted after it was revoked", || format!("phase {before}"));
+            }
+            if after == before + 1 && after % 2 == 0 && until_ns > not_before_ns {
+                tally.fail("a grant outlasts the wait", || format!("{until_ns} > {not_before_ns}"));
+            }
+        }
+        stop.store(true, SEQ);
+        revoking.join().expect("the revoking side");
+    });
+    tally.steps = REVOCATIONS;
+    tally
+}
+
+#[test]
+fn no_grant_slips_past_a_revocation() {
+    if inside("no_grant_slips_past_a_revocation") {
+        let tally = revoke_grants(false);
+        println!("{tally:?}");
+        assert!(tally.failures.is_empty(), "{tally:#?}");
+        assert!(tally.runs > 10_000 && tally.answers > 1000, "hardly hammered: {tally:?}");
+    }
+}
+
+#[test]
+fn a_revocation_that_is_none_is_noticed() {
+    if inside("a_revocation_that_is_none_is_noticed") {
+        let tally = revoke_grants(true);
+        assert!(!tally.failures.is_empty(), "hardly hammered: {tally:?}");
     }
 }
 

@@ -369,7 +369,8 @@ async fn until(at: Option<Instant>) {
 /// The next ARP frame of any of these sockets.
 async fn hear(sockets: &[Arc<AsyncFd<PacketSocket>>]) -> Vec<u8> {
     let mut waiting = tokio::task::JoinSet::new();
-    for socket in sockets.iter().cloned() {
+    for socket in sockets {
+        let socket = Arc::clone(socket);
         waiting.spawn(async move {
             loop {
                 let Ok(mut ready) = socket.readable().await else { std::future::pending().await };

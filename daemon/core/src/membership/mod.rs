@@ -21,6 +21,7 @@
 //! agree on views in the place of the exchange here, with the same choice and the same announce and install.
 
 pub mod choice;
+mod config;
 pub mod envelope;
 pub mod message;
 pub mod row;
@@ -33,6 +34,7 @@ use ringbeat_common::limits::{GATES_MAX, NODES_MAX};
 use ringbeat_common::view::View;
 
 use self::choice::{Known, bits};
+pub use self::config::{Adopted, Config, NodeConfig, ResourceConfig};
 pub use self::message::{Announcement, NOBODY, Owners};
 use self::message::{Message, ROWS_MAX};
 use self::row::Row;
@@ -41,63 +43,6 @@ use crate::limits::{
     START_WAIT_MIN_NS, YIELD_INTERVALS,
 };
 use crate::mutation::Mutation;
-
-/// A node as membership needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NodeConfig {
-    /// Its slot.
-    pub slot: u8,
-    /// Its votes.
-    pub votes: u8,
-    /// Whether it votes and holds nothing.
-    pub witness: bool,
-}
-
-/// A resource; its number is its place in the list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ResourceConfig {
-    /// Whether it goes back to the lowest id that is able to serve it.
-    pub failback: bool,
-}
-
-/// What a daemon before this one left, in a planned hand-over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Adopted {
-    /// The installed view, and of its owners what is known: this node's own.
-    pub installed: Announcement,
-    /// The view announced last.
-    pub announced: View,
-    /// Whom this node hears, as the detector has it: nobody must think for a moment that it hears nobody.
-    pub heard: u64,
-}
-
-/// What a machine is built for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The own slot.
-    pub own: u8,
-    /// The own incarnation.
-    pub incarnation: u64,
-    /// The own config version.
-    pub config_version: u64,
-    /// The length of the lease, in µs.
-    pub lease_us: u32,
-    /// All nodes.
-    pub nodes: Vec<NodeConfig>,
-    /// All resources.
-    pub resources: Vec<ResourceConfig>,
-    /// The probe interval of the slowest link, in ns.
-    pub interval_ns: u64,
-    /// Epochs up to here are reserved on disk. One that a daemon before this one reserved may have been announced, so
-    /// what is announced lies above it; unless `adopted` says what was.
-    pub ceiling: u64,
-    /// Nothing is announced before, in ns.
-    pub quiet_until_ns: u64,
-    /// When this daemon started, in ns.
-    pub started_ns: u64,
-    /// What is taken over.
-    pub adopted: Option<Adopted>,
-}
 
 /// What goes in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -300,7 +245,7 @@ impl Membership {
         self.change(|row| {
             // Numbers of the daemon before are not known; its clock is.
             row.number = number;
-            row.heard = adopted.heard | row.heard;
+            row.heard |= adopted.heard;
             row.floor = adopted.announced.epoch + 1;
             row.installed = adopted.installed.view;
             row.holds = owned;

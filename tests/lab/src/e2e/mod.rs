@@ -1,7 +1,7 @@
 //! The end-to-end tests: a table of them, and the frame that runs it.
 //!
 //! Each test runs in a process of its own with labs of its own, so that one that hangs, aborts or forgets to
-//! clean up harms no other. To add tests, write a module with a `TESTS` table and name it in [`groups`].
+//! clean up harms no other. To add tests, write a module with a `TESTS` table and name it in `groups`.
 
 mod address;
 mod daemons;
