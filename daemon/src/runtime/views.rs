@@ -20,6 +20,9 @@ use crate::plane::lease::Votes;
 use crate::start::Started;
 use crate::sys::clock::boot_ns;
 
+/// Why a node without bpffs holds no address.
+const UNPINNED: &str = "nothing is pinned, so the gate would go with the daemon";
+
 /// What this node knows of one of its gates.
 #[derive(Clone, Debug, Default)]
 pub struct GateState {
@@ -379,6 +382,9 @@ impl Runtime {
         let mut able = 0;
         for (gate, service) in self.started.config.services().iter().enumerate() {
             let fault = carrier::fault(service.interface()).map(str::to_owned);
+            // A gate that goes with its daemon would leave the address open behind it.
+            let unpinned = self.started.pins.is_none() && self.started.plane.is_kernel();
+            let fault = fault.or_else(|| unpinned.then(|| UNPINNED.to_owned()));
             let fault = fault.or_else(|| self.started.plane.gate(service.interface()).err());
             let Some(state) = self.views.gates.get_mut(gate) else { continue };
             able |= u64::from(fault.is_none()) << gate;

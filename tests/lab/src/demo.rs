@@ -10,7 +10,10 @@ use ringbeat_control::{Client, EventRecord};
 
 use crate::{
     Cut, Lab, LabSpec, Node, StartOptions,
-    bench::watch::{Watch, wait_for_peers},
+    bench::{
+        prober::{Prober, probed},
+        watch::{Watch, wait_for_peers},
+    },
     boottime_ns, remove,
 };
 
@@ -97,7 +100,101 @@ fn show(lab: &Lab) -> Result<()> {
     fault.happens(lab, || lab.node("n1")?.pause())?;
     lab.node("n1")?.resume()?;
     println!("  Its kernel answers all the while: stalled, and neither down nor gone.");
-    all_up(lab)
+    all_up(lab)?;
+
+    println!("\nThe service address {}, asked 5,000 times a second at each node:", probed(lab)?);
+    let held = moves(lab, "the daemon of its holder is killed", |lab, holder| lab.node(holder)?.kill())?;
+    let dead = lab.node(&held)?.daemon()?.is_none_or(|daemon| daemon.wait_dead(PATIENCE));
+    anyhow::ensure!(dead, "the killed daemon still lives");
+    lab.node(&held)?.start(&StartOptions::default())?;
+    all_up(lab)?;
+    let held = moves(lab, "its holder vanishes, the whole host", |lab, holder| lab.crash(holder))?;
+    lab.boot(&held)?;
+    lab.node(&held)?.start(&StartOptions::default())?;
+    all_up(lab)?;
+    println!("  Back again; the address stays where it is.");
+    Ok(())
+}
+
+/// The name of the node that serves the address now.
+fn holder(lab: &Lab) -> Result<String> {
+    let end = std::time::Instant::now() + PATIENCE;
+    loop {
+        for node in lab.nodes() {
+            let status = client(&node)?.status()?;
+            if status.addresses.iter().any(|address| address.here == "open") {
+                return Ok(status.node_name);
+            }
+        }
+        anyhow::ensure!(std::time::Instant::now() < end, "nobody serves the address");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Strikes the holder and prints how the address moves; gives who held it before.
+fn moves(lab: &Lab, title: &str, strike: impl FnOnce(&Lab, &str) -> Result<u64>) -> Result<String> {
+    let held = holder(lab)?;
+    println!("\n== {title} ({held})");
+    let prober = Prober::start(lab, probed(lab)?)?;
+    thread::sleep(Duration::from_millis(200));
+    let id = lab.node(&held)?.id()?;
+    let fault_ns = strike(lab, &held)?;
+    let end = std::time::Instant::now() + TELLING;
+    let first = loop {
+        if let Some(first) = prober.first_of_others(id, fault_ns) {
+            break first;
+        }
+        anyhow::ensure!(std::time::Instant::now() < end, "nobody else answers within {TELLING:?}");
+        thread::sleep(Duration::from_millis(2));
+    };
+    thread::sleep(Duration::from_millis(50));
+    let answers = prober.answers();
+    drop(prober);
+    let next = format!("n{}", first.node);
+    let mut lines = vec![(fault_ns, "fault".to_owned())];
+    if let Some(last) =
+        answers.iter().filter(|answer| answer.node == id).map(|answer| answer.received_ns).max()
+    {
+        lines.push((last, format!("{held}: last answer")));
+    }
+    lines.push((first.received_ns, format!("{next}: first answer")));
+    for event in client(&lab.node(&next)?)?.events(None, None)? {
+        let told = event.stamp_ns >= fault_ns && event.stamp_ns <= first.received_ns;
+        let text = match event.kind.as_str() {
+            "peer_gone" | "peer_down" if told => {
+                lines.push((event.told_ns, format!("{next}: told {} {held}", event.kind)));
+                "the kernel's verdict"
+            }
+            "announce" if told => {
+                if let Some(wait_ns) = waited_ns(&event) {
+                    lines.push((
+                        event.stamp_ns + wait_ns,
+                        format!("{next}: what was promised to {held} is over"),
+                    ));
+                }
+                "view announced: nothing more is granted to those outside"
+            }
+            "install" if told => "view installed",
+            "address_added" if told => "address on its interface, behind the closed gate",
+            "gate_opened" if told => "lease gained, gate open",
+            _ => continue,
+        };
+        lines.push((event.stamp_ns, format!("{next}: {text}")));
+    }
+    lines.sort_by_key(|(at_ns, _)| *at_ns);
+    for (at_ns, text) in lines {
+        println!("  {:>9.3} ms  {text}", (at_ns as f64 - fault_ns as f64) / 1e6);
+    }
+    let late =
+        answers.iter().filter(|answer| answer.node != first.node && answer.sent_ns > first.received_ns);
+    println!("  {} answers of anybody else after that.", late.count());
+    Ok(held)
+}
+
+/// How long grants had to wait, as an announcement tells it.
+fn waited_ns(event: &EventRecord) -> Option<u64> {
+    let ms: f64 = event.text.as_ref()?.strip_prefix("grants wait ")?.strip_suffix(" ms")?.parse().ok()?;
+    Some((ms * 1e6) as u64)
 }
 
 /// A fault, and who must tell it how.

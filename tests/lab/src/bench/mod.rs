@@ -8,7 +8,7 @@ mod datapath;
 mod detect;
 pub(crate) mod failover;
 mod machine;
-mod prober;
+pub(crate) mod prober;
 pub(crate) mod watch;
 
 use anyhow::Result;

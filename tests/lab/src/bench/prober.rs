@@ -45,17 +45,17 @@ const REQUEST_BYTES: usize = HEADERS + 8 + 8;
 
 /// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// The node's id.
-    pub(super) node: u8,
+    pub(crate) node: u8,
     /// When the request was sent.
-    pub(super) sent_ns: u64,
+    pub(crate) sent_ns: u64,
     /// When the answer was here.
-    pub(super) received_ns: u64,
+    pub(crate) received_ns: u64,
 }
 
 /// Asks until it is dropped.
-pub(super) struct Prober {
+pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
     answers: Arc<Mutex<Vec<Answer>>>,
     threads: Vec<JoinHandle<()>>,
@@ -63,7 +63,7 @@ pub(super) struct Prober {
 
 impl Prober {
     /// Asks all nodes of the lab for this address.
-    pub(super) fn start(lab: &Lab, address: Ipv4Addr) -> Result<Self> {
+    pub(crate) fn start(lab: &Lab, address: Ipv4Addr) -> Result<Self> {
         let client = lab.node("client")?;
         let (out, into) = (client.packets("svc0")?, client.packets("svc0")?);
         into.set_patience(PATIENCE)?;
@@ -86,17 +86,17 @@ impl Prober {
     }
 
     /// The answers so far, in the order in which they came.
-    pub(super) fn answers(&self) -> Vec<Answer> {
+    pub(crate) fn answers(&self) -> Vec<Answer> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Forgets the answers so far.
-    pub(super) fn forget(&self) {
+    pub(crate) fn forget(&self) {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The first answer of another node than this to come after `since_ns`.
-    pub(super) fn first_of_others(&self, than: u8, since_ns: u64) -> Option<Answer> {
+    pub(crate) fn first_of_others(&self, than: u8, since_ns: u64) -> Option<Answer> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         answers.iter().find(|answer| answer.node != than && answer.received_ns > since_ns).copied()
     }
@@ -202,7 +202,7 @@ fn after(at: Timespec, ns: u64) -> Timespec {
 }
 
 /// The address of a lab's first service address, IPv4.
-pub(super) fn probed(lab: &Lab) -> Result<Ipv4Addr> {
+pub(crate) fn probed(lab: &Lab) -> Result<Ipv4Addr> {
     let first = lab.spec().addresses.iter().find_map(|address| address.split('/').next()?.parse().ok());
     first.context("the lab has no IPv4 service address")
 }

@@ -95,6 +95,10 @@ fn no_bpffs(ctx: &mut Ctx) -> Result<()> {
     ensure!(links[0]["mode"] == "native" && links[1]["mode"] == "native", "{links}");
     let refused = n1.request(&json!({"request": "handover", "ms": 100}))?;
     ensure!(refused["error"]["code"] == "wrong_state", "{refused}");
+    ctx.step("its gate would go with it, so it holds no address, though its id is the lowest");
+    until("n2 holds the address", || Ok(ask(&lab.node("n2")?, "status")?["addresses"][0]["here"] == "open"))?;
+    let own = ask(&n1, "status")?["addresses"][0].clone();
+    ensure!(own["error"].as_str().is_some_and(|error| error.contains("nothing is pinned")), "{own}");
     ctx.step("killed, it is seen as silence; its successor is heard");
     n1.kill()?;
     let n2 = lab.node("n2")?;
