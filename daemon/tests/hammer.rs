@@ -323,6 +323,10 @@ fn revoke_grants(slipping: bool) -> Tally {
                 // The asker may be granted to from here on; nothing is waited for.
                 phase.number.store(2 * step - 1, SEQ);
                 cells.install(view(2 * step, 0b11), 0, 0, &votes);
+                // Long enough for some to be granted, and for the revocation to fall anywhere into a run.
+                for _ in 0..step % 512 {
+                    std::hint::spin_loop();
+                }
                 let not_before_ns =
                     if slipping { boot_ns() } else { cells.announce(&view(2 * step + 1, 0b01), 0) };
                 phase.not_before_ns.store(not_before_ns, SEQ);

@@ -14,7 +14,10 @@ use rustix::process::Signal;
 
 use super::{
     ALL, Ctx, TIMEOUT, Test,
-    expect::{Ears, PATIENCE, all_up, client, cluster, edge, is_called, lost, name, quiet, status, wait},
+    expect::{
+        Ears, PATIENCE, all_up, client, cluster, edge, is_called, is_of_views, lost, name, quiet, status,
+        wait,
+    },
 };
 use crate::{Lab, LabSpec, Node, ProcessState, StartOptions, boottime_ns};
 
@@ -247,7 +250,9 @@ fn planned_restart(ctx: &mut Ctx) -> Result<()> {
         let is_lost = lost_after.iter().zip(&lost_before).any(|(after, before)| after > before);
         ensure!(!is_lost, "beats were lost: {lost_before:?}, then {lost_after:?}");
         let told = client(&n2)?.events(None, None)?;
-        let accuses = |event: &&EventRecord| !["peer_up", "link_up"].contains(&event.kind.as_str());
+        let accuses = |event: &&EventRecord| {
+            !["peer_up", "link_up"].contains(&event.kind.as_str()) && !is_of_views(&event.kind)
+        };
         ensure!(!told.iter().any(|event| accuses(&event)), "the successor tells {told:?}");
     }
     ctx.step("an unplanned death of the successor");

@@ -19,6 +19,7 @@ use super::{
 use crate::{Lab, LabSpec, Node, ProcessState, StartOptions};
 
 pub(super) const TESTS: &[Test] = &[
+    Test { name: "pins/one_version_back", needs: ALL, timeout: TIMEOUT, run: one_version_back },
     Test { name: "pins/no_bpffs", needs: ALL, timeout: TIMEOUT, run: no_bpffs },
     Test { name: "pins/no_capabilities", needs: ALL, timeout: TIMEOUT, run: no_capabilities },
     Test { name: "pins/forced_without_capabilities", needs: ALL, timeout: TIMEOUT, run: forced_without },
@@ -276,6 +277,45 @@ fn after_a_kill(ctx: &mut Ctx) -> Result<()> {
     ctx.step("a planned end leaves none");
     n1.stop(PATIENCE)?;
     ensure!(pins(&n1)?.is_empty() && !is_attached(&n1)?, "left: {:?}", pins(&n1)?);
+    lab.down()
+}
+
+/// Pins as a daemon of ABI 1 left them: all maps but those that 2 added, in a folder of that name.
+fn one_version_back(ctx: &mut Ctx) -> Result<()> {
+    let lab = ctx.running(lan(ctx))?;
+    all_hear(&lab)?;
+    let n1 = lab.node("n1")?;
+    let folder = n1.root()?.join(FOLDER);
+    let older = folder.with_file_name("abi1");
+    for planned in [false, true] {
+        ctx.step(if planned { "after a planned end" } else { "after a kill" });
+        let life = incarnation(&n1)?;
+        if planned {
+            let asked = n1.request(&json!({"request": "handover", "ms": 1000}))?;
+            ensure!(asked["error"].is_null(), "{asked}");
+            n1.stop(PATIENCE)?;
+        } else {
+            n1.kill()?;
+            until("n1 is dead", || Ok(n1.daemon_state()? == ProcessState::Dead))?;
+        }
+        fs::rename(&folder, &older)?;
+        for entry in fs::read_dir(&older)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if ["LEASE", "GATE_LOGS", "ADDRESSES", "CGROUPS"].contains(&name.as_str())
+                || name.starts_with("gate_")
+            {
+                fs::remove_file(&path)?;
+            }
+        }
+        ensure!(is_attached(&n1)?, "the programs of before went with their names");
+        start(&n1, &StartOptions::default())?;
+        all_hear(&lab)?;
+        ensure!(!older.exists() && folder.join("LEASE").exists(), "{:?}", pins(&n1)?);
+        let went_on = incarnation(&n1)? == life;
+        ensure!(went_on == planned, "planned {planned}, and the incarnation went on: {went_on}");
+        until("n1 is in a view again", || Ok(ask(&n1, "status")?["quorate"] == true))?;
+    }
     lab.down()
 }
 
