@@ -339,7 +339,7 @@ fn revoke_grants(slipping: bool) -> Tally {
             stop.store(true, SEQ);
         });
         let mut sequence = 0;
-        while !stop.load(SEQ) && !(slipping && !tally.failures.is_empty()) {
+        while !stop.load(SEQ) && (!slipping || tally.failures.is_empty()) {
             sequence += 1;
             let before = phase.number.load(SEQ);
             let answer = run(&mut plane, &probe(2, own(1), sequence));
@@ -349,10 +349,10 @@ fn revoke_grants(slipping: bool) -> Tally {
             let Some(answer) = answer.filter(|answer| answer.flags() & flags::GRANT != 0) else { continue };
             tally.answers += 1;
             let until_ns = promise_us::<Whole>(answer.stamp(), 5000) * 1000;
-            if before == after && before != 0 && before % 2 == 0 {
+            if before == after && before != 0 && before.is_multiple_of(2) {
                 tally.fail("granted after it was revoked", || format!("phase {before}"));
             }
-            if after == before + 1 && after % 2 == 0 && until_ns > not_before_ns {
+            if after == before + 1 && after.is_multiple_of(2) && until_ns > not_before_ns {
                 tally.fail("a grant outlasts the wait", || format!("{until_ns} > {not_before_ns}"));
             }
         }
