@@ -296,7 +296,7 @@ fn plane(
         let _ = Pins::remove_home(Path::new(BPFFS), config.cluster().name());
         "the configuration says so".to_owned()
     } else {
-        match kernel_plane(config, identity, links, wanted, warnings) {
+        match kernel_plane(config, identity, links, wanted, actions, warnings) {
             Ok((plane, pins, kept)) => return Ok((Plane::Kernel(Box::new(plane)), pins, kept)),
             Err(refusal) if refusal.exit == Exit::Pins || wanted != Datapath::Auto => return Err(refusal),
             Err(refusal) => refusal.message,
@@ -322,6 +322,7 @@ fn kernel_plane(
     identity: Identity,
     links: &[PlaneLink],
     wanted: Datapath,
+    actions: Option<&Actions>,
     warnings: &mut Vec<String>,
 ) -> Result<(KernelPlane, Option<Pins>, bool), Refusal> {
     let forced = |message: String| Refusal::because(Exit::Datapath, message);
@@ -341,23 +342,33 @@ fn kernel_plane(
         }
     };
     let kept = pins.as_ref().is_some_and(Pins::have_promises);
-    let mut plane = KernelPlane::start(object, identity, links, wanted, pins.as_ref()).map_err(|error| {
-        if let Some(pins) = &pins {
-            pins.remove_all();
+    let gates = config
+        .services()
+        .iter()
+        .map(|service| Gated { address: service.address(), interface: service.interface().to_owned() });
+    let gates: Vec<_> = gates.collect();
+    let started = KernelPlane::start(object, identity, links, wanted, pins.as_ref()).and_then(|mut plane| {
+        plane.lease_addresses(&gates)?;
+        Ok(plane)
+    });
+    let plane = match started {
+        Ok(plane) => plane,
+        Err(error) => {
+            // Nothing of a former daemon may answer beside sockets. Its gates go with its pins, so its addresses go before
+            // them; if those will not, the pins stay, and the gates with them, closed.
+            clear_addresses(actions)?;
+            if let Some(pins) = &pins {
+                pins.remove_all();
+            }
+            return Err(forced(chain(&error)));
         }
-        forced(chain(&error))
-    })?;
+    };
     for link in links {
         let (mode, why) = plane.mode(link.id);
         if let Some(why) = why {
             tracing::warn!(link = link.id, mode = mode.name(), %why, "not the mode that was tried first");
         }
     }
-    let gates = config
-        .services()
-        .iter()
-        .map(|service| Gated { address: service.address(), interface: service.interface().to_owned() });
-    plane.lease_addresses(&gates.collect::<Vec<_>>()).map_err(|error| forced(chain(&error)))?;
     Ok((plane, pins, kept))
 }
 

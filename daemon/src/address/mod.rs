@@ -30,7 +30,7 @@ const ANNOUNCE_MS: [u64; 7] = [0, 2, 10, 50, 200, 1000, 3000];
 const AGAIN: Duration = Duration::from_millis(100);
 /// How long the start waits for addresses of a former daemon to go.
 const CLEAR_PATIENCE: Duration = Duration::from_secs(5);
-/// A stranger is told of so often at the most.
+/// A stranger is told of so often at the most; another one after [`CONFLICT_GRACE`].
 const CONFLICT_EVERY: Duration = Duration::from_secs(60);
 /// The former holder's last words may still be on their way for so long.
 const CONFLICT_GRACE: Duration = Duration::from_secs(1);
@@ -176,7 +176,7 @@ struct Place {
     why: String,
     socket: Option<(u32, Arc<AsyncFd<PacketSocket>>)>,
     strangers: u32,
-    told_conflict: Option<Instant>,
+    told_conflict: Option<(Instant, [u8; 6])>,
 }
 
 impl Place {
@@ -246,11 +246,13 @@ impl Place {
         }
         self.strangers += 1;
         let sure = now > since + CONFLICT_GRACE || self.strangers > 4;
-        let told = self.told_conflict.is_some_and(|at| now < at + CONFLICT_EVERY);
+        let told = self.told_conflict.is_some_and(|(at, who)| {
+            now < at + if who == mac { CONFLICT_EVERY } else { CONFLICT_GRACE }
+        });
         if !sure || told {
             return false;
         }
-        self.told_conflict = Some(now);
+        self.told_conflict = Some((now, mac));
         true
     }
 }

@@ -285,6 +285,7 @@ impl Runtime {
             self.look_ns = now_ns + LOOK_NS;
             self.take_events(now_ns);
             self.look_over_cells(now_ns, true);
+            self.look_over_lease(now_ns);
             self.learn_rows();
             self.look_at_flow(now_ns);
             if let Plane::Kernel(plane) = &mut self.started.plane {

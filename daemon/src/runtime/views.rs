@@ -56,6 +56,8 @@ pub struct Views {
     row: u64,
     able: u64,
     ceiling: u64,
+    /// Whether the last look found the lease other than it was told.
+    lease_differs: bool,
     /// Messages that were not taken, whatever the reason.
     pub refused: u64,
 }
@@ -128,6 +130,7 @@ impl Views {
             row: 0,
             able: 0,
             ceiling: started.reserve.found().ceiling,
+            lease_differs: false,
             refused: 0,
         }
     }
@@ -279,10 +282,35 @@ impl Runtime {
             self.open_gates(event.stamp_ns);
             return;
         }
-        let view = lease.installed();
-        self.tell_view("lease_lost", &view, event.stamp_ns, Some("no quorum grants it".to_owned()));
+        self.tell_lost(event.stamp_ns, event.heard_ns);
+    }
+
+    /// Compares the lease with what was told of it: a full ring loses events, never states. What two looks in a row find
+    /// is no event on its way.
+    pub(super) fn look_over_lease(&mut self, now_ns: u64) {
+        let lease = self.started.plane.lease();
+        let until_ns = lease.until_ns();
+        let valid = now_ns < until_ns || lease.alone_from_ns().is_some_and(|from_ns| from_ns <= now_ns);
+        let differs = self.views.gates.iter().any(|gate| gate.owned && gate.open != valid);
+        if !(std::mem::replace(&mut self.views.lease_differs, differs) && differs) {
+            return;
+        }
+        self.views.lease_differs = false;
+        self.events_lost += 1;
+        if valid {
+            let view = lease.installed();
+            self.tell_view("lease_gained", &view, now_ns, None);
+            self.open_gates(now_ns);
+        } else {
+            self.tell_lost(now_ns, until_ns);
+        }
+    }
+
+    fn tell_lost(&mut self, stamp_ns: u64, until_ns: u64) {
+        let view = self.started.plane.lease().installed();
+        self.tell_view("lease_lost", &view, stamp_ns, Some("no quorum grants it".to_owned()));
         for gate in 0..self.views.gates.len() {
-            self.tell_closed(gate, event.heard_ns);
+            self.tell_closed(gate, until_ns);
         }
     }
 

@@ -4,6 +4,7 @@
 //! the neighbours believe. Each carries its node and a number; the time of its sending is remembered here.
 
 use std::{
+    collections::HashSet,
     io::ErrorKind,
     net::Ipv4Addr,
     sync::{
@@ -57,6 +58,7 @@ pub(crate) struct Answer {
 /// Asks until it is dropped.
 pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
+    asked: Arc<Mutex<Vec<u64>>>,
     answers: Arc<Mutex<Vec<Answer>>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -68,21 +70,21 @@ impl Prober {
         let (out, into) = (client.packets("svc0")?, client.packets("svc0")?);
         into.set_patience(PATIENCE)?;
         let stop = Arc::new(AtomicBool::new(false));
-        let answers = Arc::<Mutex<Vec<Answer>>>::default();
+        let (asked, answers) = (Arc::<Mutex<Vec<u64>>>::default(), Arc::<Mutex<Vec<Answer>>>::default());
         let nodes = (1..=lab.spec().nodes).collect::<Vec<_>>();
         let (asking, hearing) = (Arc::clone(&stop), Arc::clone(&stop));
-        let heard = Arc::clone(&answers);
+        let (sent, heard) = (Arc::clone(&asked), Arc::clone(&answers));
         let threads = vec![
             thread::spawn(move || {
                 let _ = set_policy(Policy::Fifo(PRIORITY));
-                ask(&out, address, &nodes, &asking);
+                ask(&out, address, &nodes, &sent, &asking);
             }),
             thread::spawn(move || {
                 let _ = set_policy(Policy::Fifo(PRIORITY));
                 hear(&into, address, &heard, &hearing);
             }),
         ];
-        Ok(Self { stop, answers, threads })
+        Ok(Self { stop, asked, answers, threads })
     }
 
     /// The answers so far, in the order in which they came.
@@ -90,8 +92,21 @@ impl Prober {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets the answers so far.
+    /// The longest time in which no request was answered by anybody, from the first of them to the first that was again.
+    ///
+    /// While the machine stands still nothing is asked, and what is answered late is answered: so this is the address's
+    /// own silence. The newest requests, whose answers may be on their way, do not count.
+    pub(crate) fn longest_unanswered_ns(&self) -> u64 {
+        let answers = self.answers();
+        let Some(newest_ns) = answers.iter().map(|answer| answer.sent_ns).max() else { return u64::MAX };
+        let answered: HashSet<u64> = answers.iter().map(|answer| answer.sent_ns).collect();
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        longest_unanswered_ns(asked.into_iter().filter(|sent_ns| *sent_ns <= newest_ns), &answered)
+    }
+
+    /// Forgets the requests and answers so far.
     pub(crate) fn forget(&self) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
@@ -111,13 +126,34 @@ impl Drop for Prober {
     }
 }
 
-fn ask(socket: &PacketSocket, address: Ipv4Addr, nodes: &[u8], stop: &AtomicBool) {
+fn longest_unanswered_ns(asked: impl Iterator<Item = u64>, answered: &HashSet<u64>) -> u64 {
+    let (mut longest_ns, mut since_ns) = (0, None);
+    for sent_ns in asked {
+        if answered.contains(&sent_ns) {
+            longest_ns = longest_ns.max(since_ns.take().map_or(0, |since_ns| sent_ns - since_ns));
+        } else {
+            since_ns.get_or_insert(sent_ns);
+        }
+    }
+    longest_ns
+}
+
+fn ask(
+    socket: &PacketSocket,
+    address: Ipv4Addr,
+    nodes: &[u8],
+    asked: &Mutex<Vec<u64>>,
+    stop: &AtomicBool,
+) {
     let mut number = 0u16;
     let mut at = clock_gettime(ClockId::Monotonic);
     while !stop.load(Ordering::Relaxed) {
         number = number.wrapping_add(1);
+        // One stamp for all: it is what tells the requests of one round.
+        let sent_ns = boottime_ns();
+        asked.lock().unwrap_or_else(PoisonError::into_inner).push(sent_ns);
         for node in nodes {
-            let _ = socket.send(&request(address, *node, number, boottime_ns()));
+            let _ = socket.send(&request(address, *node, number, sent_ns));
         }
         at = after(at, EVERY_NS);
         let now = clock_gettime(ClockId::Monotonic);
@@ -210,6 +246,16 @@ pub(crate) fn probed(lab: &Lab) -> Result<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn silence_is_what_was_asked_and_not_answered() {
+        let longest = |asked: &[u64], answered: &[u64]| {
+            longest_unanswered_ns(asked.iter().copied(), &answered.iter().copied().collect())
+        };
+        assert_eq!(longest(&[1, 2, 3, 900, 901], &[1, 2, 3, 900, 901]), 0, "nothing was asked in between");
+        assert_eq!(longest(&[1, 2, 3, 4, 5, 6], &[1, 4, 6]), 2);
+        assert_eq!(longest(&[1, 2, 3], &[1]), 0, "not over yet");
+    }
 
     #[test]
     fn an_answer_tells_its_node_and_the_time_of_the_request() {

@@ -5,7 +5,6 @@
 
 use anyhow::{Result, ensure};
 use ringbeat_control::{DaemonState, EdgeState, EventRecord, Mode};
-use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 
 use super::{
     ALL, Ctx, Skip, TIMEOUT, Test,
@@ -13,7 +12,7 @@ use super::{
         Ears, all_up, cluster, edge, is_called, is_of_views, link, lost, name, peer, quiet, status, wait,
     },
 };
-use crate::{Cut, Direction, Lab, LabSpec, Node, StartOptions};
+use crate::{Cut, Direction, Lab, LabSpec, Node, StartOptions, sys::clock::WallClock};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "links/crashed_node_is_down", needs: ALL, timeout: TIMEOUT, run: crashed_node_is_down },
@@ -274,40 +273,6 @@ fn partition_each_alone(ctx: &mut Ctx) -> Result<()> {
         _ => vec!["n1", "n2"],
     };
     lost_and_found(ctx, |lab| lab.partition(&[&["n1"], &["n2"], &["n3"]]), losses)
-}
-
-/// The machine's wall clock, put back when this is dropped.
-struct WallClock {
-    /// What it is ahead of the boot-time clock when it is right.
-    ahead_ns: i128,
-}
-
-impl WallClock {
-    fn new() -> Self {
-        Self { ahead_ns: ns(clock_gettime(ClockId::Realtime)) - ns(clock_gettime(ClockId::Boottime)) }
-    }
-
-    /// Sets it to so much more than what is right.
-    fn set(&self, more_ns: i128) -> rustix::io::Result<()> {
-        let now_ns = ns(clock_gettime(ClockId::Boottime)) + self.ahead_ns + more_ns;
-        let (seconds, rest) = (now_ns.div_euclid(1_000_000_000), now_ns.rem_euclid(1_000_000_000));
-        let (Ok(tv_sec), Ok(tv_nsec)) = (seconds.try_into(), rest.try_into()) else {
-            return Err(rustix::io::Errno::INVAL);
-        };
-        clock_settime(ClockId::Realtime, Timespec { tv_sec, tv_nsec })
-    }
-}
-
-impl Drop for WallClock {
-    fn drop(&mut self) {
-        if let Err(error) = self.set(0) {
-            println!("the wall clock could not be put back: {error}");
-        }
-    }
-}
-
-fn ns(time: Timespec) -> i128 {
-    i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
 }
 
 fn wall_clock_step(ctx: &mut Ctx) -> Result<()> {

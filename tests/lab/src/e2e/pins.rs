@@ -4,12 +4,11 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, net::UnixStream},
-    path::PathBuf,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use aya::EbpfLoader;
+use ringbeat_common::maps::ABI;
 use serde_json::{Value, json};
 
 use super::{
@@ -33,9 +32,6 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "control/many_clients", needs: ALL, timeout: TIMEOUT, run: many_clients },
     Test { name: "control/others_than_root", needs: ALL, timeout: TIMEOUT, run: others_than_root },
 ];
-
-/// Where the pins of the lab's cluster are.
-const FOLDER: &str = "sys/fs/bpf/ringbeat-lab/abi2";
 
 fn lan(ctx: &Ctx) -> LabSpec {
     LabSpec { profile: "lan".to_owned(), ..ctx.spec() }
@@ -67,7 +63,7 @@ fn is_attached(node: &Node<'_>) -> Result<bool> {
 
 /// The names of the pins, sorted.
 fn pins(node: &Node<'_>) -> Result<Vec<String>> {
-    let folder = node.root()?.join(FOLDER);
+    let folder = node.pins()?;
     let mut names = Vec::new();
     if let Ok(entries) = fs::read_dir(folder) {
         for entry in entries {
@@ -99,7 +95,9 @@ fn no_bpffs(ctx: &mut Ctx) -> Result<()> {
     ctx.step("its gate would go with it, so it holds no address, though its id is the lowest");
     // Which of the two depends on who was in the first quorate view.
     until("n2 or n3 holds the address", || {
-        let opens = |name| Ok(ask(&lab.node(name)?, "status")?["addresses"][0]["here"] == "open");
+        let opens = |name: &str| -> Result<bool> {
+            Ok(ask(&lab.node(name)?, "status")?["addresses"][0]["here"] == "open")
+        };
         Ok(opens("n2")? || opens("n3")?)
     })?;
     let own = ask(&n1, "status")?["addresses"][0].clone();
@@ -154,29 +152,19 @@ fn forced_without(ctx: &mut Ctx) -> Result<()> {
     lab.down()
 }
 
-/// Pins a map of ours as somebody else's, at this path of the node.
-fn pin_stranger(node: &Node<'_>, path: &str) -> Result<PathBuf> {
-    let object = ringbeat_ebpf_object::LAB_SWITCH.context("no kernel programs in this build")?;
-    let path = node.root()?.join(path);
-    fs::create_dir_all(path.parent().context("a folder")?)?;
-    EbpfLoader::new().map_pin_path("CUTS", &path).load(object)?;
-    ensure!(path.exists(), "nothing was pinned at {}", path.display());
-    Ok(path)
-}
-
 fn foreign_map(ctx: &mut Ctx) -> Result<()> {
-    stranger(ctx, &format!("{FOLDER}/NODE"), "is not of map ABI 2")
+    stranger(ctx, &format!("abi{ABI}/NODE"), "is not of map ABI 2")
 }
 
 fn foreign_abi(ctx: &mut Ctx) -> Result<()> {
-    stranger(ctx, "sys/fs/bpf/ringbeat-lab/abi99/NODE", "holds pins of map ABI 99")
+    stranger(ctx, "abi99/NODE", "holds pins of map ABI 99")
 }
 
 /// A pin that is not ours is refused, told and left alone; without it the daemon starts.
 fn stranger(ctx: &Ctx, at: &str, reason: &str) -> Result<()> {
     let lab = Lab::up(lan(ctx))?;
     let n1 = lab.node("n1")?;
-    let path = pin_stranger(&n1, at)?;
+    let path = n1.pin_stranger(at)?;
     let before = pins(&n1)?;
     let (code, said) = refused(&n1, &[], &[])?;
     ensure!(code == Some(8), "exit code {code:?}: {said}");
@@ -289,8 +277,7 @@ fn one_version_back(ctx: &mut Ctx) -> Result<()> {
     let lab = ctx.running(lan(ctx))?;
     all_hear(&lab)?;
     let n1 = lab.node("n1")?;
-    let folder = n1.root()?.join(FOLDER);
-    let older = folder.with_file_name("abi1");
+    let folder = n1.pins()?;
     for planned in [false, true] {
         ctx.step(if planned { "after a planned end" } else { "after a kill" });
         let life = incarnation(&n1)?;
@@ -302,16 +289,7 @@ fn one_version_back(ctx: &mut Ctx) -> Result<()> {
             n1.kill()?;
             until("n1 is dead", || Ok(n1.daemon_state()? == ProcessState::Dead))?;
         }
-        fs::rename(&folder, &older)?;
-        for entry in fs::read_dir(&older)? {
-            let path = entry?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if ["LEASE", "GATE_LOGS", "ADDRESSES", "CGROUPS"].contains(&name.as_str())
-                || name.starts_with("gate_")
-            {
-                fs::remove_file(&path)?;
-            }
-        }
+        let older = n1.age_pins()?;
         ensure!(is_attached(&n1)?, "the programs of before went with their names");
         start(&n1, &StartOptions::default())?;
         all_hear(&lab)?;

@@ -5,6 +5,7 @@ mod faults;
 mod init;
 mod launch;
 mod node;
+mod pins;
 mod state;
 pub(crate) mod switch;
 mod topology;

@@ -241,6 +241,29 @@ impl Node<'_> {
         self.signal(Signal::CONT)
     }
 
+    /// SIGSTOP to every process of the node, the daemon first. Returns the stamp.
+    pub fn freeze(&self) -> Result<u64> {
+        let stamp_ns = self.pause()?;
+        self.signal_all(Signal::STOP)?;
+        Ok(stamp_ns)
+    }
+
+    /// SIGCONT to every process of the node.
+    pub fn thaw(&self) -> Result<()> {
+        self.signal_all(Signal::CONT)
+    }
+
+    fn signal_all(&self, signal: Signal) -> Result<()> {
+        for process in self.init()?.of_its_namespace()? {
+            match process.signal(signal) {
+                // It has ended since.
+                Err(error) if !process.is_alive() => drop(error),
+                sent => sent.with_context(|| format!("pid {} of {}", process.pid, self.name))?,
+            }
+        }
+        Ok(())
+    }
+
     /// SIGTERM to the daemon, and waits for its end. Returns the stamp of the signal.
     pub fn stop(&self, patience: Duration) -> Result<u64> {
         let stamp_ns = self.signal(Signal::TERM)?;

@@ -41,6 +41,22 @@ impl ProcessId {
         Ok(Self { pid, started: stat(pid)?.1 })
     }
 
+    /// All processes of the PID namespace that this one is in, itself included.
+    pub(crate) fn of_its_namespace(self) -> io::Result<Vec<Self>> {
+        let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/pid"));
+        let own = namespace(self.pid)?;
+        let mut all = Vec::new();
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            // Whoever ends in between is in no namespace any more.
+            if namespace(pid).is_ok_and(|its| its == own) {
+                all.extend(Self::of(pid));
+            }
+        }
+        Ok(all)
+    }
+
     /// The calling process.
     pub fn own() -> io::Result<Self> {
         Self::of(std::process::id())
