@@ -51,6 +51,10 @@ pub const LAPSE_MAX_US: usize = 16;
 pub const CARRIED_MAX_US: usize = 17;
 /// The last generation that was, which no later one repeats.
 pub const GENERATION_LAST: usize = 18;
+/// The latest promise to a life of some node that another life of it has replaced, in µs: two machines may have one id.
+pub const REPLACED_UNTIL_US: usize = 19;
+/// 1 once the table tells all that may have been promised: until then a daemon that finds it has to wait.
+pub const KNOWS: usize = 20;
 /// Promises, a [`Promise`] for each slot.
 pub const PROMISES: usize = 24;
 /// Grants counted, a [`Stamped`] for each slot.
@@ -111,6 +115,8 @@ pub trait Rule {
     const PROMISE_FROM_RECEIPT: bool = true;
     /// End: only a promise of the generation in which the frame came.
     const END_IN_GENERATION: bool = true;
+    /// Accept: what was promised to the life before is waited for.
+    const WAIT_FOR_REPLACED: bool = true;
 }
 
 /// The whole rule.
@@ -243,6 +249,10 @@ pub fn grant<R: Rule, W: Words>(
     }
     let from_ns = if R::PROMISE_FROM_RECEIPT { received_ns } else { 0 };
     let until_us = promise_us::<R>(from_ns, serving.view.lease_us());
+    if until_us > US {
+        // A clock of more than eight years: no word has room for it.
+        return false;
+    }
     let at = PROMISES + (slot as usize & (NODES_MAX - 1));
     let mut tries = 0;
     while tries < TRIES {
@@ -450,9 +460,10 @@ pub struct Installation<'a> {
 }
 
 /// The announcement of a view, to be complete before any frame or message says so: stops granting to nodes outside, and
-/// closes the gates of what it gives to others. Gives `not_before`, in ns: the latest promise to any node outside.
+/// closes the gates of what it gives to others. Gives `not_before`, in ns: the latest promise to any node outside, or to a
+/// life that has been replaced.
 pub fn announce<R: Rule, W: Words>(words: &W, view: &View, owned: u64) -> u64 {
-    let mut latest_us = 0;
+    let mut latest_us = if R::WAIT_FOR_REPLACED { words.load(REPLACED_UNTIL_US) } else { 0 };
     for slot in 0..NODES_MAX {
         if !view.has(slot as u8) {
             let promise = revoke(words, slot);
@@ -468,6 +479,16 @@ pub fn announce<R: Rule, W: Words>(words: &W, view: &View, owned: u64) -> u64 {
         words.store(ANNOUNCED + at, word);
     }
     latest_us * 1000
+}
+
+/// Another life of the node in `slot` is accepted, to be done before any of its frames is: nothing more is promised to the
+/// life before, and what was is waited for by every later view, members or not. It has ended already if that life was
+/// heard to say "gone"; if it was not, the new one may be another machine with the same id, and the old one still serve.
+pub fn replace<W: Words>(words: &W, slot: u8) {
+    let promise = revoke(words, slot as usize & (NODES_MAX - 1));
+    if promise.until_us() > words.load(REPLACED_UNTIL_US) {
+        words.store(REPLACED_UNTIL_US, promise.until_us());
+    }
 }
 
 /// No promise to this slot is renewed from here on; gives the one that stands.

@@ -77,10 +77,14 @@ pub struct Latch {
 }
 
 impl Latch {
-    /// Whether frames must say "gone" now.
+    /// Whether frames must say "gone" now. The state has been read before the end.
+    ///
+    /// Registration clears the end and then writes the state: an end of 0 beside a hand-over is a registration under way,
+    /// of a daemon that lives.
     #[inline(always)]
     pub const fn is_gone(state: u64, handover_until_ns: u64, now_ns: u64) -> bool {
-        state == latch::GONE || (state == latch::HANDED_OVER && now_ns > handover_until_ns)
+        state == latch::GONE
+            || (state == latch::HANDED_OVER && handover_until_ns != 0 && now_ns > handover_until_ns)
     }
 }
 
@@ -205,3 +209,18 @@ const _: () = assert!(size_of::<Trips>() == 3 * 808);
 const _: () = assert!(size_of::<Watch>() == 32);
 const _: () = assert!(size_of::<Watches>() == SLOTS_MAX * 32);
 const _: () = assert!(size_of::<Slot>() == 120);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_under_way_is_not_gone() {
+        let gone = |state, until_ns| Latch::is_gone(state, until_ns, 60);
+        assert!(gone(latch::GONE, 0) && gone(latch::GONE, 70));
+        assert!(gone(latch::HANDED_OVER, 59) && !gone(latch::HANDED_OVER, 60));
+        // What a program sees that runs between the two stores of `register`.
+        assert!(!gone(latch::HANDED_OVER, 0));
+        assert!(!gone(latch::ALIVE, 0) && !gone(latch::OPEN, 0));
+    }
+}

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 pub mod address;
+pub mod agreed;
 pub mod carrier;
 pub mod command;
 pub mod control;

@@ -15,6 +15,7 @@ use ringbeat_control::{
 use ringbeat_core::detector;
 use ringbeat_core::membership::NOBODY;
 
+use crate::agreed::version_of;
 use crate::control::Reply;
 use crate::plane;
 use crate::plane::reading::{SILENCES_MS, quantiles};
@@ -77,7 +78,7 @@ fn status(runtime: &Runtime) -> Status {
         state: runtime.state(),
         uptime_ms: (boot_ns() - runtime.since_ns) / 1_000_000,
         incarnation: incarnation_text(started.incarnation).unwrap_or_default(),
-        config_version: started.identity.config_version,
+        config_version: version_of(started.identity.config_version),
         config_path: started.config_path.display().to_string(),
         bpf: Bpf { compiled: ringbeat_ebpf_object::KERNEL.is_some(), reason: missing.map(str::to_owned) },
         realtime,
@@ -248,7 +249,7 @@ fn myself(runtime: &Runtime) -> PeerReport {
         state: runtime.state().name().to_owned(),
         incarnation: incarnation_text(runtime.started.incarnation),
         daemon_age_ms: Some(0.0),
-        config_version: Some(runtime.started.identity.config_version),
+        config_version: Some(version_of(runtime.started.identity.config_version)),
         view: view_text(runtime, runtime.views.membership.installed().view),
         links: Vec::new(),
         hears: ids(runtime.detector.heard()),
@@ -273,7 +274,7 @@ fn peer(runtime: &Runtime, slot: u8) -> PeerReport {
         state: runtime.detector.peer_state(slot).name().to_owned(),
         incarnation: runtime.detector.incarnation(slot).and_then(incarnation_text),
         daemon_age_ms: newest.map(|there| f64::from(there.daemon_age_us) / 1000.0),
-        config_version: newest.map(|there| there.config_version),
+        config_version: newest.map(|there| version_of(there.config_version)),
         view: view_text(runtime, newest.map_or(View::NONE, view_of_slot)),
         links: links
             .map(|link| PeerLink { id: link.id, state: edge_state(runtime, link.id, slot) })

@@ -17,6 +17,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::address::Actions;
+use crate::agreed;
 use crate::control::{self, Asks};
 use crate::exit::{Exit, Refusal};
 use crate::journal::Journal;
@@ -77,13 +78,13 @@ pub struct Started {
     /// What is told.
     pub journal: Journal,
     /// Held as long as the daemon runs.
-    pub lock: File,
+    pub locks: [File; 2],
 }
 
 /// Starts everything, up to the closed plane.
 pub fn start(path: &Path) -> Result<Started, Refusal> {
     let (config, key) = load(path)?;
-    let lock = lock(&config)?;
+    let (locks, ran_before) = lock(&config)?;
     let links = interfaces(&config)?;
     let own = config.own().slot();
     let derived = keys::derive(key.as_bytes(), config.cluster().name());
@@ -91,7 +92,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let identity = Identity {
         slot: own,
         cluster_id: derived.cluster_id,
-        config_version: config.cluster().version(),
+        config_version: agreed::config_id(&config),
         key: derived.frame_key,
     };
     let sockets = sockets(&config, &links)?;
@@ -102,7 +103,6 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let wake =
         Arc::new(wake.map_err(|error| Refusal::because(Exit::Failed, format!("no eventfd: {error}")))?);
     let lease_ns = u64::from(config.lease_us()) * 1000;
-    fs::create_dir_all(config.cluster().state()).map_err(|error| Refusal::new(Exit::State, &error))?;
     let reserve = Reserve::open(config.cluster().state(), lease_ns, Arc::clone(&wake))
         .map_err(|error| Refusal::new(Exit::State, &error))?;
     let actions = actions(&config)?;
@@ -115,10 +115,13 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     plane.lease().set_slack(config.cluster().gate_slack_us());
     let clean_note = config.cluster().control().with_extension("clean");
     let clean = reserve::take_clean(&clean_note);
-    let quiet_until_ns = if kept || clean { 0 } else { quiet_until_ns(&reserve) };
+    // A table that a daemon made and did not come to fill tells nothing.
+    let knows = kept && plane.lease().knows();
+    let quiet_until_ns = if knows || clean { 0 } else { quiet_until_ns(&reserve, ran_before) };
     if quiet_until_ns != 0 {
         plane.lease().adopt_unknown(quiet_until_ns);
     }
+    plane.lease().set_knows();
     let incarnation = match adopted {
         Some(incarnation) => incarnation,
         None => {
@@ -163,15 +166,17 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         realtime: granted,
         asks,
         journal,
-        lock,
+        locks,
     })
 }
 
 /// Until when a daemon before this one may have promised, when nothing pinned says so: 1.25 of the longest lease that
-/// was ever counted on, from now; of the longest that there can be, from the boot, if this node has never run.
-fn quiet_until_ns(reserve: &Reserve) -> u64 {
+/// was ever counted on, from now. If nothing on disk says which: of the longest that there can be, from the boot if no daemon
+/// has run since.
+fn quiet_until_ns(reserve: &Reserve, ran_before: bool) -> u64 {
     let quarters = |ns: u64| ns / 4 * PROMISE_QUARTERS;
     match reserve.found().lease_ns {
+        0 if ran_before => boot_ns() + quarters(LEASE_MAX_NS),
         0 => quarters(LEASE_MAX_NS),
         lease_ns => boot_ns() + quarters(lease_ns),
     }
@@ -205,7 +210,7 @@ fn clear_addresses(actions: Option<&Actions>) -> Result<(), Refusal> {
 /// Removes the pins of the configured cluster, unless a daemon is running on them.
 pub fn clear_pins(path: &Path) -> Result<(), Refusal> {
     let (config, _key) = load(path)?;
-    let _lock = lock(&config)?;
+    let _locks = lock(&config)?;
     // The gates go with the pins: no address may outlive them.
     clear_addresses(actions(&config)?.as_ref())?;
     Pins::remove_home(Path::new(BPFFS), config.cluster().name())
@@ -227,13 +232,21 @@ fn refuse(error: &ConfigError) -> Refusal {
     )
 }
 
-fn lock(config: &Config) -> Result<File, Refusal> {
-    let path = config.cluster().control().with_extension("lock");
+/// Holds the cluster's control path and its state folder for this daemon alone: either by itself would let two daemons
+/// write one lease. Tells, too, whether a daemon has been here since the boot.
+fn lock(config: &Config) -> Result<([File; 2], bool), Refusal> {
+    let control = config.cluster().control().with_extension("lock");
+    let ran_before = control.exists();
+    let state = config.cluster().state().join("lock");
+    Ok(([lock_file(&control)?, lock_file(&state)?], ran_before))
+}
+
+fn lock_file(path: &Path) -> Result<File, Refusal> {
     let failed = |error: &io::Error| Refusal::because(Exit::State, format!("{}: {error}", path.display()));
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|error| failed(&error))?;
     }
-    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = file.map_err(|error| failed(&error))?;
     flock(&file, FlockOperation::NonBlockingLockExclusive)
         .map_err(|_| Refusal::because(Exit::Running, format!("another daemon holds {}", path.display())))?;

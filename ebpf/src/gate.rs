@@ -57,6 +57,16 @@ pub fn passes_out(ctx: &TcContext) -> bool {
     }
 }
 
+/// Whether a packet may leave by an interface that is not the address's own. The kernel answers for an address on every
+/// interface (the weak host model, RFC 1122, section 3.3.4.2), and such answers are this node's; what it forwards for
+/// others, the address's present holder among them, is not.
+#[inline(always)]
+pub fn passes_local(ctx: &TcContext) -> bool {
+    // SAFETY: the kernel keeps the context for the program's run.
+    let forwarded = unsafe { (*ctx.skb.skb).ingress_ifindex } != 0;
+    forwarded || passes_out(ctx)
+}
+
 /// Whether a packet may come in.
 #[inline(always)]
 pub fn passes_in(ctx: &TcContext) -> bool {

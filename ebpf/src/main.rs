@@ -79,6 +79,12 @@ pub fn gate_in(ctx: TcContext) -> i32 {
     if gate::passes_in(&ctx) { TCX_NEXT } else { TC_ACT_SHOT }
 }
 
+/// The gate on interfaces that are not the address's own, for what this node itself sends.
+#[classifier]
+pub fn gate_local(ctx: TcContext) -> i32 {
+    if gate::passes_local(&ctx) { TCX_NEXT } else { TC_ACT_SHOT }
+}
+
 /// The gate of a leased service: all packets of its cgroup, in and out.
 #[cgroup_skb]
 pub fn gate_cgroup(ctx: SkBuffContext) -> i32 {

@@ -26,6 +26,8 @@ const NODE_NAME_MAX: usize = 63;
 const INTERFACE_NAME_MAX: usize = 15;
 /// PATH_MAX less the closing zero.
 const PATH_BYTES_MAX: usize = 4095;
+/// The longest deadline of a link: the kernel has 32 bits for it, in ns.
+const DEADLINE_MAX_US: u64 = 4_000_000;
 /// `sun_path` less the closing zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
@@ -77,7 +79,7 @@ impl Check<'_> {
         };
         Ok(Cluster {
             name: raw.name.get_ref().clone(),
-            version: self.number("cluster.version", raw.version.as_ref(), 1, u64::MAX, 1)?,
+            version: self.number("cluster.version", raw.version.as_ref(), 1, u64::from(u32::MAX), 1)?,
             authkey: path("cluster.authkey", raw.authkey.as_ref(), PATH_BYTES_MAX, "/etc/ringbeat/authkey")?,
             state: path("cluster.state", raw.state.as_ref(), PATH_BYTES_MAX, "/var/lib/ringbeat")?,
             control: path(
@@ -163,20 +165,22 @@ impl Check<'_> {
             })?,
         };
         let port = u64::from(PORT_BASE) + u64::from(id);
+        let interval_us = self.number(
+            "link.interval_us",
+            raw.interval_us.as_ref(),
+            100,
+            DEADLINE_MAX_US / 2,
+            u64::from(profile.interval_us()),
+        )?;
+        let count_max = (DEADLINE_MAX_US / u64::from(interval_us)).min(100);
         Ok(Link {
             id,
             interface: raw.interface.get_ref().clone(),
             network,
             port: self.number("link.port", raw.port.as_ref(), 1, u64::from(u16::MAX), port)?,
             profile,
-            interval_us: self.number(
-                "link.interval_us",
-                raw.interval_us.as_ref(),
-                100,
-                10_000_000,
-                u64::from(profile.interval_us()),
-            )?,
-            count: self.number("link.count", raw.count.as_ref(), 2, 100, u64::from(profile.count()))?,
+            interval_us,
+            count: self.number("link.count", raw.count.as_ref(), 2, count_max, u64::from(profile.count()))?,
         })
     }
 

@@ -23,13 +23,13 @@ use ringbeat_common::watch::{Watch, state};
 use ringbeat_config::Datapath;
 
 use super::lease::LeaseCells;
-use super::load::{LoadError, Loaded, Tried, chain};
+use super::load::{GATE_LOCAL, LoadError, Loaded, Tried, chain};
 use super::pins::Pins;
 use super::{CellReading, Gated, Identity, Mode, PlaneLink};
 use crate::sys::clock::boot_ns;
 use crate::sys::mapped::Mapped;
 use crate::sys::pod::Value;
-use crate::sys::socket::interface_index;
+use crate::sys::socket::{ethernet_interfaces, interface_index};
 
 /// A hand-over with less time left than this is not taken up.
 const ADOPT_LEAST_NS: u64 = 5_000_000;
@@ -50,6 +50,8 @@ pub struct KernelPlane {
     addresses: HashMap<MapData, AddressKey, u64>,
     /// The interfaces that the gate stands on, with their indexes.
     gated: Vec<(String, u32)>,
+    /// The others that have one for what is sent from here.
+    gated_others: Vec<u32>,
     pins: Option<Pins>,
     slots: Array<MapData, Value<Slot>>,
     keys: Array<MapData, [u64; 2]>,
@@ -104,6 +106,7 @@ impl KernelPlane {
             addresses: HashMap::try_from(loaded.take("ADDRESSES")?)
                 .map_err(|error| LoadError::Map { name: "ADDRESSES", why: chain(&error) })?,
             gated: Vec::new(),
+            gated_others: Vec::new(),
             pins: pins.cloned(),
             slots: array(&mut loaded, "SLOTS")?,
             keys: array(&mut loaded, "KEYS")?,
@@ -156,6 +159,8 @@ impl KernelPlane {
             && same_links
             && latch.state == latch::HANDED_OVER
             && boot_ns() + ADOPT_LEAST_NS < latch.handover_until_ns
+            // A daemon that died while it installed a view has left the table between two.
+            && self.lease().is_whole()
             // What was released is released for that life.
             && node.flags & u64::from(flags::RELEASED) == 0
             && (u64::from(ABI_OLDEST)..=u64::from(ABI)).contains(&node.abi)
@@ -399,6 +404,25 @@ impl KernelPlane {
         self.loaded.attach_gate(interface, ifindex, self.pins.as_ref())?;
         self.gated.retain(|(name, _)| name != interface);
         self.gated.push((interface.to_owned(), ifindex));
+        Ok(())
+    }
+
+    /// See [`super::Plane::gate_others`].
+    pub fn gate_others(&mut self, own: &[&str]) -> Result<(), LoadError> {
+        let fail = |error: std::io::Error| LoadError::Attach {
+            name: GATE_LOCAL,
+            interface: "any interface".to_owned(),
+            why: error.to_string(),
+        };
+        let mut there = ethernet_interfaces().map_err(fail)?;
+        there.retain(|(name, _)| !own.contains(&name.as_str()));
+        self.gated_others.retain(|ifindex| there.iter().any(|(_, index)| index == ifindex));
+        for (name, ifindex) in there {
+            if !self.gated_others.contains(&ifindex) {
+                self.loaded.attach_gate_local(&name, ifindex, self.pins.as_ref())?;
+                self.gated_others.push(ifindex);
+            }
+        }
         Ok(())
     }
 

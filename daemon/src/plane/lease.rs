@@ -65,7 +65,7 @@ impl LeaseCells<'_> {
         let (view, before_ns) = (self.installed(), self.load(lease::NOT_BEFORE_NS));
         let outside = (0..NODES_MAX).filter(|slot| !view.has(*slot as u8));
         let latest = outside.map(|slot| lease::Promise(self.load(lease::PROMISES + slot)).until_us()).max();
-        let latest_ns = latest.unwrap_or(0) * 1000;
+        let latest_ns = latest.unwrap_or(0).max(self.load(lease::REPLACED_UNTIL_US)) * 1000;
         if !view.is_some() || latest_ns >= before_ns {
             return before_ns;
         }
@@ -86,6 +86,26 @@ impl LeaseCells<'_> {
         lease::adopt_unknown(self, until_ns);
     }
 
+    /// See [`lease::replace`].
+    pub fn replace(&self, slot: u8) {
+        lease::replace(self, slot);
+    }
+
+    /// Whether the table that was found tells all that may have been promised before.
+    pub fn knows(&self) -> bool {
+        self.load(lease::KNOWS) == 1
+    }
+
+    /// From here on it does.
+    pub fn set_knows(&self) {
+        self.store(lease::KNOWS, 1);
+    }
+
+    /// Whether the last installation was finished: its generation is written last.
+    pub fn is_whole(&self) -> bool {
+        self.load(lease::GENERATION) == self.load(lease::GENERATION_LAST)
+    }
+
     /// Closes all gates.
     pub fn release(&self) {
         lease::release(self);
@@ -99,7 +119,7 @@ impl LeaseCells<'_> {
     /// Until when the latest promise of this node runs, in ns.
     pub fn promised_ns(&self) -> u64 {
         let until = (0..NODES_MAX).map(|slot| lease::Promise(self.load(lease::PROMISES + slot)).until_us());
-        until.max().unwrap_or(0) * 1000
+        until.max().unwrap_or(0).max(self.load(lease::REPLACED_UNTIL_US)) * 1000
     }
 
     /// From when on the own votes alone are a quorum, in ns; none if they never are.

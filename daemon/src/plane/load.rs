@@ -21,6 +21,9 @@ use super::pins::Pins;
 use super::{Mode, PlaneLink};
 use crate::sys::clock::skewed_by;
 
+/// The gate that stands where no service address is meant to be.
+pub const GATE_LOCAL: &str = "gate_local";
+
 /// Why there is no kernel plane.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -131,7 +134,7 @@ impl Loaded {
         for name in ["heartbeat", "arm"] {
             loaded.xdp(name)?.load().map_err(|source| LoadError::Program { name, source })?;
         }
-        for name in ["egress", "gate_out", "gate_in"] {
+        for name in ["egress", "gate_out", "gate_in", GATE_LOCAL] {
             loaded.classifier(name)?.load().map_err(|source| LoadError::Program { name, source })?;
         }
         for name in ["register", "obituary", "obituary_exec"] {
@@ -287,6 +290,17 @@ impl Loaded {
         Ok(())
     }
 
+    /// Attaches the gate for what this node itself sends by an interface that is not the address's own.
+    pub fn attach_gate_local(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        pins: Option<&Pins>,
+    ) -> Result<(), LoadError> {
+        let pin = format!("{GATE_LOCAL}-{ifindex}");
+        self.attach_tcx(GATE_LOCAL, (interface, TcAttachType::Egress), pins, &pin, |there| there != pin)
+    }
+
     /// Attaches a classifier, in the place of the pinned one if there is one that still stands; else every pin that is
     /// not to be kept goes first.
     fn attach_tcx(
@@ -308,7 +322,8 @@ impl Loaded {
         }
         let fail = |why: String| LoadError::Attach { name, interface: interface.to_owned(), why };
         let program = self.classifier(name)?;
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        // Before all others: one that passes a packet on by itself must not pass it by the gate.
+        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         let id = program
             .attach_with_options(interface, direction, options)
             .map_err(|error| fail(format!("{} (tcx needs kernel 6.6)", chain(&error))))?;

@@ -194,6 +194,14 @@ impl Plane {
         }
     }
 
+    /// Puts a gate for what this node itself sends on all other interfaces; an error says why nothing leased can be held.
+    pub fn gate_others(&mut self, own: &[&str]) -> Result<(), String> {
+        match self {
+            Self::Kernel(plane) => plane.gate_others(own).map_err(|error| load::chain(&error)),
+            Self::Socket(_) => Ok(()),
+        }
+    }
+
     /// What has passed a gate since it was opened.
     pub fn gate_log(&self, gate: usize) -> GateLog {
         match self {

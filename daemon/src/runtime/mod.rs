@@ -25,6 +25,7 @@ use ringbeat_core::membership::envelope::ENVELOPE_BYTES_MAX;
 use ringbeat_core::told::{Told, ToldKind};
 use rustix::event::{PollFd, PollFlags, poll};
 
+use crate::agreed::{digest_of, version_of};
 use crate::carrier::Carrier;
 use crate::control::Ask;
 use crate::exit::{Exit, Refusal};
@@ -436,6 +437,7 @@ impl Runtime {
     }
 
     fn accept(&mut self, slot: u8, incarnation: u64, previous: Option<u64>) {
+        self.started.plane.lease().replace(slot);
         if let Err(error) = self.started.plane.accept(slot, incarnation) {
             tracing::error!(slot, %error, "the kernel did not take an accepted incarnation");
             return;
@@ -636,7 +638,11 @@ fn text_of(kind: ToldKind) -> Option<String> {
         ToldKind::DuplicatePeer { superseded } => {
             Some(format!("two machines have this id; {} came back", incarnation(superseded)))
         }
-        ToldKind::ConfigDiffers { theirs } => Some(format!("it runs config version {theirs}")),
+        ToldKind::ConfigDiffers { theirs } => Some(format!(
+            "it runs config version {}, content {:08x}: nodes, votes, lease or addresses differ",
+            version_of(theirs),
+            digest_of(theirs)
+        )),
         _ => None,
     }
 }

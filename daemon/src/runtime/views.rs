@@ -15,6 +15,7 @@ use ringbeat_core::membership::{self, Adopted, Announcement, Membership, NOBODY,
 
 use super::Runtime;
 use crate::address::Done;
+use crate::agreed;
 use crate::carrier;
 use crate::plane::lease::Votes;
 use crate::start::Started;
@@ -98,7 +99,7 @@ impl Views {
         let machine = Membership::new(membership::Config {
             own,
             incarnation: started.incarnation,
-            config_version: started.identity.config_version,
+            config_version: agreed::digest_of(started.identity.config_version).into(),
             lease_us: config.lease_us(),
             nodes: nodes.collect(),
             resources: resources.collect(),
@@ -408,11 +409,14 @@ impl Runtime {
     /// What this node could serve: the interface is there and sends, and the gate stands on it.
     pub(super) fn look_at_services(&mut self, now_ns: u64) {
         let mut able = 0;
+        let own: Vec<&str> = self.started.config.services().iter().map(|service| service.interface()).collect();
+        let others = if own.is_empty() { Ok(()) } else { self.started.plane.gate_others(&own) };
         for (gate, service) in self.started.config.services().iter().enumerate() {
             let fault = carrier::fault(service.interface()).map(str::to_owned);
             // A gate that goes with its daemon would leave the address open behind it.
             let unpinned = self.started.pins.is_none() && self.started.plane.is_kernel();
             let fault = fault.or_else(|| unpinned.then(|| UNPINNED.to_owned()));
+            let fault = fault.or_else(|| others.clone().err());
             let fault = fault.or_else(|| self.started.plane.gate(service.interface()).err());
             let Some(state) = self.views.gates.get_mut(gate) else { continue };
             able |= u64::from(fault.is_none()) << gate;

@@ -72,6 +72,43 @@ pub fn send_batch<const N: usize>(
 
 /// The flags of an interface (netdevice(7)), in the network namespace that we are in; /sys may show another one.
 pub fn interface_flags(interface: &str) -> io::Result<i32> {
+    let request = ask_interface(interface, libc::SIOCGIFFLAGS)?;
+    // SAFETY: the call has just written this member.
+    Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }))
+}
+
+/// Whether an interface carries Ethernet frames, and is not the loopback.
+pub fn is_ethernet(interface: &str) -> io::Result<bool> {
+    let request = ask_interface(interface, libc::SIOCGIFHWADDR)?;
+    // SAFETY: the call has just written this member.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr }.sa_family == libc::ARPHRD_ETHER)
+}
+
+/// Names and indices of all interfaces that carry Ethernet frames.
+pub fn ethernet_interfaces() -> io::Result<Vec<(String, u32)>> {
+    // SAFETY: no arguments; the list is freed below.
+    let list = unsafe { libc::if_nameindex() };
+    if list.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let mut all = Vec::new();
+    let mut at = list;
+    // SAFETY: the list ends with an index of 0 (if_nameindex(3)), and its names with a zero.
+    unsafe {
+        while (*at).if_index != 0 {
+            let name = std::ffi::CStr::from_ptr((*at).if_name).to_string_lossy().into_owned();
+            all.push((name, (*at).if_index));
+            at = at.add(1);
+        }
+        libc::if_freenameindex(list);
+    }
+    // One that goes meanwhile carries nothing.
+    all.retain(|(name, _)| is_ethernet(name).unwrap_or(false));
+    Ok(all)
+}
+
+/// One of the requests of netdevice(7) that fill in a value.
+fn ask_interface(interface: &str, what: libc::c_ulong) -> io::Result<libc::ifreq> {
     let socket = rustix::net::socket_with(
         rustix::net::AddressFamily::INET,
         rustix::net::SocketType::DGRAM,
@@ -87,11 +124,10 @@ pub fn interface_flags(interface: &str) -> io::Result<i32> {
         *to = byte.cast_signed();
     }
     // SAFETY: a valid descriptor and a request with a terminated name.
-    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } != 0 {
+    if unsafe { libc::ioctl(socket.as_raw_fd(), what, &raw mut request) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the call has just written this member.
-    Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }))
+    Ok(request)
 }
 
 /// The index of an interface.

@@ -42,7 +42,7 @@ const ECHO_REPLY: u8 = 0;
 /// Ethernet and IPv4 headers.
 const HEADERS: usize = 14 + 20;
 /// With the stamp of sending.
-const REQUEST_BYTES: usize = HEADERS + 8 + 8;
+pub(crate) const REQUEST_BYTES: usize = HEADERS + 8 + 8;
 
 /// An answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,21 +183,32 @@ fn hear(socket: &PacketSocket, address: Ipv4Addr, answers: &Mutex<Vec<Answer>>, 
 }
 
 fn request(address: Ipv4Addr, node: u8, number: u16, now_ns: u64) -> [u8; REQUEST_BYTES] {
+    let macs = (mac(SERVICE, crate::lab::CLIENT_SLOT), mac(SERVICE, node));
+    echo(macs, (CLIENT, address), (IDENTIFIER + u16::from(node), number), now_ns)
+}
+
+/// An echo request, from and to these, with this identifier and number.
+pub(crate) fn echo(
+    (from_mac, to_mac): ([u8; 6], [u8; 6]),
+    (from, to): (Ipv4Addr, Ipv4Addr),
+    (identifier, number): (u16, u16),
+    now_ns: u64,
+) -> [u8; REQUEST_BYTES] {
     let mut frame = [0; REQUEST_BYTES];
-    frame[..6].copy_from_slice(&mac(SERVICE, node));
-    frame[6..12].copy_from_slice(&mac(SERVICE, crate::lab::CLIENT_SLOT));
+    frame[..6].copy_from_slice(&to_mac);
+    frame[6..12].copy_from_slice(&from_mac);
     frame[12..14].copy_from_slice(&[0x08, 0x00]);
     let ip = &mut frame[14..HEADERS];
     ip[0] = 0x45;
     ip[2..4].copy_from_slice(&((REQUEST_BYTES - 14) as u16).to_be_bytes());
     (ip[8], ip[9]) = (64, 1);
-    ip[12..16].copy_from_slice(&CLIENT.octets());
-    ip[16..20].copy_from_slice(&address.octets());
+    ip[12..16].copy_from_slice(&from.octets());
+    ip[16..20].copy_from_slice(&to.octets());
     let sum = checksum(ip);
     ip[10..12].copy_from_slice(&sum.to_be_bytes());
     let icmp = &mut frame[HEADERS..];
     icmp[0] = ECHO_REQUEST;
-    icmp[4..6].copy_from_slice(&(IDENTIFIER + u16::from(node)).to_be_bytes());
+    icmp[4..6].copy_from_slice(&identifier.to_be_bytes());
     icmp[6..8].copy_from_slice(&number.to_be_bytes());
     icmp[8..16].copy_from_slice(&now_ns.to_be_bytes());
     let sum = checksum(icmp);

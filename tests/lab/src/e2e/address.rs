@@ -7,9 +7,9 @@
 use std::{
     fs,
     io::ErrorKind,
-    net::{IpAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -21,7 +21,10 @@ use super::{
 };
 use crate::{
     Cut, Lab, LabSpec, Node, ProcessState, StartOptions,
-    bench::failover::{Scenario, run_in},
+    bench::{
+        failover::{Scenario, run_in},
+        prober::echo,
+    },
     lab::SERVICE,
 };
 
@@ -62,6 +65,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "address/minority_holds_nothing", needs: ALL, timeout: LONG, run: minority_holds_nothing },
     Test { name: "address/all_alone_hold_nothing", needs: ALL, timeout: LONG, run: all_alone_hold_nothing },
     Test { name: "address/neighbours_follow", needs: ALL, timeout: LONG, run: neighbours_follow },
+    Test { name: "address/other_interfaces", needs: ALL, timeout: LONG, run: other_interfaces },
     Test { name: "address/failed_start", needs: ALL, timeout: LONG, run: failed_start },
     Test { name: "address/stranger", needs: ALL, timeout: LONG, run: stranger },
     Test { name: "address/stopped_gives_up", needs: ALL, timeout: LONG, run: stopped_gives_up },
@@ -230,6 +234,45 @@ fn answers(client: &Node<'_>, address: &str) -> Result<bool> {
         }
     })?;
     Ok(asked.unwrap_or(false))
+}
+
+/// The kernel answers for an address on every interface of its node: on those of the heartbeat, too, only while the gate
+/// is open.
+fn other_interfaces(ctx: &mut Ctx) -> Result<()> {
+    let lab = lab(ctx)?;
+    for _ in 0..runs() {
+        let held = lab.node(&holder(&lab)?)?;
+        let other = lab.nodes().find(|node| node.name() != held.name()).context("another node")?;
+        let wire = other.packets("hb0")?;
+        wire.set_patience(Duration::from_millis(20))?;
+        let answers = || -> Result<bool> {
+            let macs = (other.mac(0)?, held.mac(0)?);
+            let addresses = (other.address(0)?.parse()?, ADDRESS.parse::<Ipv4Addr>()?);
+            wire.send(&echo(macs, addresses, (7, 7), 0))?;
+            let end = Instant::now() + Duration::from_millis(100);
+            let mut buffer = [0; 256];
+            while Instant::now() < end {
+                let Ok(frame) = wire.recv(&mut buffer) else { continue };
+                let from_it = frame.len() > 34
+                    && frame[12..14] == [8, 0]
+                    && frame[26..30] == ADDRESS.parse::<Ipv4Addr>()?.octets();
+                if from_it {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        };
+        wait("the holder answers on the heartbeat's interface, too", &answers)?;
+        held.kill()?;
+        wait("the daemon is dead", || Ok(held.daemon_state()? == ProcessState::Dead))?;
+        for _ in 0..3 {
+            ensure!(!answers()?, "{} answers for the address on its heartbeat interface", held.name());
+        }
+        held.start(&StartOptions::default())?;
+        held.wait_ready(Duration::from_secs(10))?;
+        whole(&lab)?;
+    }
+    lab.down()
 }
 
 /// A daemon that cannot start after a kill must not take the gate away from an address that is still there.
