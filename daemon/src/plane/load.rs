@@ -10,7 +10,7 @@ use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{
     ProgramError, RawTracePoint, RawTracePointRunOptions, SchedClassifier, TcAttachType, TestRun,
-    TestRunOptions, Xdp,
+    TestRunOptions, TestRunResult, Xdp,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -97,7 +97,7 @@ fn whole_chain(error: &dyn std::error::Error) -> String {
 /// A packet's way through the receiving program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tried {
-    /// The XDP verdict: 1 drop, 2 pass, 3 transmit.
+    /// The verdict: of XDP 1 drop, 2 pass, 3 transmit; of a classifier 2 drop, -1 on to the next.
     pub verdict: u32,
     /// What a run took, on average.
     pub took_ns: u64,
@@ -170,19 +170,13 @@ impl Loaded {
     /// Runs the receiving program over a packet that seems to come in on the loopback interface, for tests and
     /// benches.
     pub fn try_out(&mut self, packet: &[u8], repeat: u32) -> Result<Tried, LoadError> {
-        let mut after = vec![0; packet.len() + 64];
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut after),
-            repeat,
-            ..TestRunOptions::new()
-        };
-        let ran = self
-            .xdp("heartbeat")?
-            .test_run(options)
-            .map_err(|source| LoadError::Program { name: "heartbeat", source })?;
-        after.truncate(ran.data_size_out as usize);
-        Ok(Tried { verdict: ran.return_value, took_ns: ran.duration.as_nanos() as u64, after })
+        let name = "heartbeat";
+        try_program(self.xdp(name)?, packet, repeat).map_err(|source| LoadError::Program { name, source })
+    }
+
+    /// The same with `egress` or one of the gates, over a packet on the loopback interface.
+    pub fn try_classifier(&mut self, name: &'static str, packet: &[u8]) -> Result<Tried, LoadError> {
+        try_program(self.classifier(name)?, packet, 1).map_err(|source| LoadError::Program { name, source })
     }
 
     /// Makes the calling process the one whose end sets the latch.
@@ -369,6 +363,19 @@ impl Loaded {
         let program = self.ebpf.program_mut(name).ok_or(LoadError::NoMap(name))?;
         program.try_into().map_err(|source| LoadError::Program { name, source })
     }
+}
+
+/// Runs a program over a packet.
+fn try_program<P>(program: &P, packet: &[u8], repeat: u32) -> Result<Tried, ProgramError>
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+{
+    let mut after = vec![0; packet.len() + 64];
+    let options =
+        TestRunOptions { data_in: Some(packet), data_out: Some(&mut after), repeat, ..TestRunOptions::new() };
+    let ran = program.test_run(options)?;
+    after.truncate(ran.data_size_out as usize);
+    Ok(Tried { verdict: ran.return_value, took_ns: ran.duration.as_nanos() as u64, after })
 }
 
 fn pinned(pins: Option<&Pins>, name: &str) -> Option<FdLink> {

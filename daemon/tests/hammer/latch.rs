@@ -1,0 +1,159 @@
+//! The daemon dies: from then on every answer says so.
+
+use std::io::{BufRead, BufReader, Write};
+use std::mem::offset_of;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::thread;
+use std::time::Instant;
+
+use ringbeat_common::frame::flags;
+use ringbeat_common::maps::{Latch, latch};
+use ringbeatd::sys::mapped::Mapped;
+
+use crate::frames::{own, peer, probe, run};
+use crate::{PATIENCE, SEQ, Steps, Tally, WHOLE, dawdle, hammer, inside, mount, pinned, plane};
+
+/// Which life the process to be killed is.
+const LIFE: &str = "RINGBEAT_HAMMER_LIFE";
+/// Kills of one test.
+const KILLS: u64 = 10;
+
+/// One side sends; the other sets the latch as the obituary does, by a compare-and-swap, and registers anew.
+/// `early` tells the death before the latch is set.
+fn die_and_register(early: bool) -> Tally {
+    mount();
+    let mut sender = plane();
+    let mut daemon = plane();
+    daemon.open(own(1)).expect("opened");
+    daemon.accept(1, peer(2)).expect("accepted");
+    let words: Mapped<Latch> = Mapped::new(pinned("LATCH").fd(), 1).expect("mapped");
+    let at = offset_of!(Latch, state);
+    let steps = Steps::new(early);
+    // Odd steps die, even ones register.
+    hammer(
+        &steps,
+        |round, tally| {
+            let done = steps.done.load(SEQ);
+            // Closed only while a daemon opens it anew.
+            let Some(answer) = run(&mut sender, &probe(2, own(1), round)) else { return };
+            tally.answers += 1;
+            let said = answer.flags() & flags::GONE != 0;
+            // One step alone tells what a run saw; with more in between either may be right.
+            let same = steps.begun.load(SEQ) == done;
+            if done % 2 == 1 && same && !said {
+                tally.fail("a dead daemon was alive", || format!("step {done}"));
+            }
+            if done.is_multiple_of(2) && same && said {
+                tally.fail("a living daemon was dead", || format!("step {done}"));
+            }
+        },
+        |step, tally| {
+            steps.begun.store(step, SEQ);
+            if early {
+                steps.done.store(step, SEQ);
+                dawdle();
+            }
+            if step % 2 == 1 {
+                let set = words.word(0, at).compare_exchange(latch::ALIVE, latch::GONE, SEQ, SEQ);
+                if set.is_err() {
+                    tally.fail("the latch was not alive", || format!("{set:?}"));
+                }
+            } else if step % WHOLE == 0 {
+                daemon.open(own(1)).expect("opened");
+                daemon.accept(1, peer(2)).expect("accepted");
+            } else {
+                // The last step of registration by itself.
+                words.word(0, at).store(latch::ALIVE, SEQ);
+            }
+            steps.done.store(step, SEQ);
+            for _ in 0..step % 4096 {
+                std::hint::spin_loop();
+            }
+        },
+    )
+}
+
+#[test]
+fn after_the_latch_every_answer_says_gone() {
+    if inside("latch::after_the_latch_every_answer_says_gone") {
+        die_and_register(false).assert_sound();
+    }
+}
+
+#[test]
+fn mutation_a_latch_that_is_set_late_is_noticed() {
+    if inside("latch::mutation_a_latch_that_is_set_late_is_noticed") {
+        let tally = die_and_register(true);
+        println!("{tally:?}");
+        assert!(!tally.failures.is_empty(), "{tally:?}");
+    }
+}
+
+/// Daemons of flesh and blood: a process opens the plane and is killed while packets run.
+#[test]
+fn after_a_kill_every_answer_says_gone() {
+    if !inside("latch::after_a_kill_every_answer_says_gone") {
+        return;
+    }
+    mount();
+    let mut sender = plane();
+    let mut daemon = plane();
+    let mut sequence = 0;
+    for life in 1..=KILLS {
+        let mut child = Command::new(std::env::current_exe().expect("a program"))
+            .args(["--exact", "latch::a_daemon_to_be_killed", "--nocapture"])
+            .env(LIFE, life.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("started");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        assert!(lines.any(|line| line.expect("a line").contains("open")), "the daemon is open");
+        daemon.accept(1, peer(2)).expect("accepted");
+        let (gone, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (before, after) = thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                let (mut before, mut after) = (0, 0);
+                let mut known = false;
+                while !known || after < 2000 {
+                    sequence += 1;
+                    known = gone.load(SEQ);
+                    let answer = run(&mut sender, &probe(2, own(life), sequence)).expect("still answered");
+                    let said = answer.flags() & flags::GONE != 0;
+                    answered.fetch_add(1, SEQ);
+                    assert!(said || !known, "kill {life}: an answer without the flag after {after} with it");
+                    assert!(said || after == 0, "kill {life}: alive again");
+                    if said { after += 1 } else { before += 1 }
+                }
+                (before, after)
+            });
+            let end = Instant::now() + PATIENCE;
+            while answered.load(SEQ) < 100 * life {
+                assert!(Instant::now() < end && !sending.is_finished(), "hardly an answer");
+            }
+            child.kill().expect("killed");
+            while daemon.latch().state != latch::GONE {
+                assert!(Instant::now() < end, "the obituary: {:?}", daemon.latch());
+                std::hint::spin_loop();
+            }
+            gone.store(true, SEQ);
+            sending.join().expect("the sender")
+        });
+        child.wait().expect("buried");
+        println!("kill {life}: {before} answers before, {after} after");
+        assert!(before >= 100, "the daemon was dead before it was killed");
+    }
+}
+
+/// The process that the test above starts and kills; by itself it has nothing to do.
+#[test]
+fn a_daemon_to_be_killed() {
+    let Some(life) = std::env::var(LIFE).ok().and_then(|life| life.parse().ok()) else { return };
+    let mut plane = plane();
+    plane.open(own(life)).expect("opened");
+    println!("open");
+    std::io::stdout().flush().expect("said");
+    // Until it is killed, or its test is gone.
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
