@@ -55,6 +55,9 @@ pub const GENERATION_LAST: usize = 18;
 pub const REPLACED_UNTIL_US: usize = 19;
 /// 1 once the table tells all that may have been promised: until then a daemon that finds it has to wait.
 pub const KNOWS: usize = 20;
+/// Which last octets leased addresses have: two words, a bit for each value of the lower seven bits. An address whose bit
+/// is not set is not leased, so most packets need no look into the table of addresses.
+pub const OCTETS: usize = 21;
 /// Promises, a [`Promise`] for each slot.
 pub const PROMISES: usize = 24;
 /// Grants counted, a [`Stamped`] for each slot.
@@ -617,6 +620,23 @@ pub fn adopt_unknown<W: Words>(words: &W, until_ns: u64) {
     for slot in 0..NODES_MAX {
         let stands_us = Promise(words.load(PROMISES + slot)).until_us();
         words.store(PROMISES + slot, Promise::new(0, stands_us.max(until_us), true).0);
+    }
+}
+
+/// Whether an address with this last octet may be a leased one.
+#[inline(always)]
+pub fn may_be_leased<W: Words>(words: &W, octet: u8) -> bool {
+    words.load(OCTETS + (octet >> 6 & 1) as usize) >> (octet & 63) & 1 != 0
+}
+
+/// Names the last octets of all leased addresses.
+pub fn name_octets<W: Words>(words: &W, octets: impl Iterator<Item = u8>) {
+    let mut set = [0u64; 2];
+    for octet in octets {
+        set[usize::from(octet >> 6 & 1)] |= 1 << (octet & 63);
+    }
+    for (at, word) in set.into_iter().enumerate() {
+        words.store(OCTETS + at, word);
     }
 }
 

@@ -51,6 +51,9 @@ struct Arp {
 /// Whether a packet may leave.
 #[inline(always)]
 pub fn passes_out(ctx: &TcContext) -> bool {
+    if is_foreign(ctx, IPV4_ADDRESSES + 3, IPV6_ADDRESSES + 15) {
+        return true;
+    }
     match speaks_for(ctx) {
         None => true,
         Some(address) => passes(&address),
@@ -70,10 +73,38 @@ pub fn passes_local(ctx: &TcContext) -> bool {
 /// Whether a packet may come in.
 #[inline(always)]
 pub fn passes_in(ctx: &TcContext) -> bool {
+    if is_foreign(ctx, IPV4_ADDRESSES + 7, IPV6_ADDRESSES + 31) {
+        return true;
+    }
     match spoken_to(ctx) {
         None => true,
         Some(address) => passes(&address),
     }
+}
+
+/// Whether the last octet of a packet's address, at these offsets, tells that it is not leased. Most packets are done with
+/// that. Of ARP and ICMPv6, which may speak for another address, and of what cannot be read in place, nothing is told.
+#[inline(always)]
+fn is_foreign(ctx: &TcContext, ipv4: u32, ipv6: u32) -> bool {
+    let start = ctx.data();
+    let octet = match ethertype(ctx) {
+        IPV4 => start + ipv4 as usize,
+        IPV6 => {
+            let kind = start + IPV6_NEXT_HEADER as usize;
+            // SAFETY: inside the packet.
+            if kind + 1 > ctx.data_end() || unsafe { *(kind as *const u8) } == ICMPV6 {
+                return false;
+            }
+            start + ipv6 as usize
+        }
+        _ => return false,
+    };
+    if octet + 1 > ctx.data_end() {
+        return false;
+    }
+    let Some(words) = maps::lease() else { return false };
+    // SAFETY: inside the packet.
+    !lease::may_be_leased(&words, unsafe { *(octet as *const u8) })
 }
 
 /// Whether a packet of a cgroup may pass. A cgroup without an entry is not leased.

@@ -86,11 +86,11 @@ fn the_largest_numbers_fit() {
             "name = \"demo\"",
             "name = \"demo\"\nversion = 4294967295\ndaemon_stall_ms = 60000",
         )
-        .replace("interval_us = 250000", "interval_us = 10_000_000\ncount = 100")
+        .replace("interval_us = 250000", "interval_us = 40_000\ncount = 100")
         .replace("votes = 0", "votes = 255");
     let config = parse(&text).expect("a good file");
     assert_eq!(config.cluster().version(), u64::from(u32::MAX));
-    assert_eq!(config.links()[0].deadline_ns(), 1_000_000_000_000);
+    assert_eq!(config.links()[0].deadline_ns(), 4_000_000_000);
     assert_eq!(config.nodes()[1].votes(), 255);
 }
 

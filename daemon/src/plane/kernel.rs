@@ -13,6 +13,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use ringbeat_common::drops::DROPS_MAX;
 use ringbeat_common::event::Event;
 use ringbeat_common::frame::flags;
+use ringbeat_common::lease;
 use ringbeat_common::limits::{GATES_MAX, KEYS_MAX, LINKS_MAX, NODES_MAX, SLOTS_MAX, cell};
 use ringbeat_common::maps::{
     ABI, ABI_OLDEST, AddressKey, Counters, Drops, GateLog, Latch, LeaseTable, Link, Node, Tick, Trips,
@@ -246,6 +247,16 @@ impl KernelPlane {
         self.loaded.try_out(packet, repeat)
     }
 
+    /// See [`Loaded::try_classifier`].
+    pub fn try_classifier(
+        &mut self,
+        name: &'static str,
+        packet: &[u8],
+        repeat: u32,
+    ) -> Result<Tried, LoadError> {
+        self.loaded.try_classifier(name, packet, repeat)
+    }
+
     /// Registers this process and opens. Until now the kernel has gone on for the former daemon, and said that it is
     /// gone; what was its own is closed and cleared in this one step, shorter than any deadline. Opening again keeps the peers.
     pub fn open(&mut self, incarnation: u64) -> Result<(), LoadError> {
@@ -382,12 +393,15 @@ impl KernelPlane {
         let fail = |error: MapError| LoadError::Map { name: "ADDRESSES", why: chain(&error) };
         let wanted: Vec<AddressKey> = gates.iter().map(|gate| key_of(gate.address)).collect();
         let there: Vec<AddressKey> = self.addresses.keys().filter_map(Result::ok).collect();
+        // Those of before and those to come, so that no leased packet slips by while the table changes.
+        lease::name_octets(&self.lease(), there.iter().chain(&wanted).map(last_octet));
         for old in there.iter().filter(|old| !wanted.contains(old)) {
             self.addresses.remove(old).map_err(fail)?;
         }
         for (gate, key) in (0u64..).zip(&wanted) {
             self.addresses.insert(key, gate, 0).map_err(fail)?;
         }
+        lease::name_octets(&self.lease(), wanted.iter().map(last_octet));
         Ok(())
     }
 
@@ -458,6 +472,11 @@ fn key_of(address: IpAddr) -> AddressKey {
             key
         }
     }
+}
+
+/// The last octet of an address.
+fn last_octet(key: &AddressKey) -> u8 {
+    key[3].to_ne_bytes()[3]
 }
 
 fn empty_trips() -> Trips {

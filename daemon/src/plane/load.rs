@@ -175,8 +175,13 @@ impl Loaded {
     }
 
     /// The same with `egress` or one of the gates, over a packet on the loopback interface.
-    pub fn try_classifier(&mut self, name: &'static str, packet: &[u8]) -> Result<Tried, LoadError> {
-        try_program(self.classifier(name)?, packet, 1).map_err(|source| LoadError::Program { name, source })
+    pub fn try_classifier(
+        &mut self,
+        name: &'static str,
+        packet: &[u8],
+        repeat: u32,
+    ) -> Result<Tried, LoadError> {
+        try_program(self.classifier(name)?, packet, repeat).map_err(|source| LoadError::Program { name, source })
     }
 
     /// Makes the calling process the one whose end sets the latch.

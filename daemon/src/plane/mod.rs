@@ -23,6 +23,7 @@ use ringbeat_common::slot::Slot;
 
 pub use kernel::KernelPlane;
 pub use lease::LeaseCells;
+pub use load::Tried;
 pub use reading::CellReading;
 pub use socket::SocketPlane;
 

@@ -142,7 +142,7 @@ impl Sender {
     fn complete(&mut self) -> Option<Frame> {
         let mut frame = Frame::new(Kind::Probe);
         frame.set_target(1);
-        let tried = self.sending.try_classifier("egress", &packet(&frame));
+        let tried = self.sending.try_classifier("egress", &packet(&frame), 1);
         let tried = tried.unwrap_or_else(|error| panic!("{}", chain(&error)));
         if tried.verdict != NEXT {
             return None;

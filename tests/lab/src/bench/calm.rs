@@ -44,7 +44,7 @@ pub(super) struct Calm {
     told: BTreeMap<String, usize>,
     /// Each peer that was told as down, with the machine's stall at that time, if there was one.
     alarms: Vec<Alarm>,
-    /// Round trips of all peers on all links.
+    /// Round trips of all peers on all links, since the daemons' start.
     rtt_us: Trips,
     /// Silences longer than this many ms, of all cells of all nodes: false alarms of such a deadline.
     silences_over_ms: BTreeMap<u64, u64>,
@@ -81,13 +81,51 @@ pub(super) fn run(args: &BenchArgs, seconds: u64) -> Result<Calm> {
     result
 }
 
-/// Each node's lapses so far, and the longest in µs: those of the start are no news.
-fn lapses(lab: &Lab) -> Result<BTreeMap<String, (u64, u64)>> {
-    let one = |node: crate::Node<'_>| {
-        let lease = Client::connect(&node.socket()?)?.status()?.lease;
-        Ok((node.name().to_owned(), (lease.lapses, lease.lapse_max_us)))
-    };
-    lab.nodes().map(one).collect()
+/// What the counters of all nodes stand at.
+#[derive(Debug, Default, Clone)]
+struct Counts {
+    /// Each node's lapses, and the longest in µs.
+    lapses: BTreeMap<String, (u64, u64)>,
+    silences_over_ms: BTreeMap<u64, u64>,
+    tick_stalls: u64,
+}
+
+impl Counts {
+    fn read(lab: &Lab) -> Result<Self> {
+        let mut counts = Self::default();
+        for node in lab.nodes() {
+            let mut client = Client::connect(&node.socket()?)?;
+            let lease = client.status()?.lease;
+            counts.lapses.insert(node.name().to_owned(), (lease.lapses, lease.lapse_max_us));
+            let stats = client.stats()?;
+            counts.tick_stalls += stats.tick_stalls;
+            for (name, count) in &stats.extra {
+                let ms = name.strip_prefix("silences_over_").and_then(|rest| rest.strip_suffix("_ms"));
+                if let Some(ms) = ms.and_then(|ms| ms.parse().ok()) {
+                    *counts.silences_over_ms.entry(ms).or_insert(0) += count;
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    /// What has been counted since then; of the longest lapse, those that were longer than any before.
+    fn since(&self, before: &Self) -> Self {
+        let lapses = self.lapses.iter().map(|(node, (count, longest_us))| {
+            let (old, old_us) = before.lapses.get(node).copied().unwrap_or_default();
+            let longest_us = if *count > old && *longest_us > old_us { *longest_us } else { 0 };
+            (node.clone(), (count - old, longest_us))
+        });
+        let silences = self.silences_over_ms.iter();
+        let silences = silences.map(|(ms, count)| {
+            (*ms, count - before.silences_over_ms.get(ms).copied().unwrap_or_default())
+        });
+        Self {
+            lapses: lapses.collect(),
+            silences_over_ms: silences.collect(),
+            tick_stalls: self.tick_stalls - before.tick_stalls,
+        }
+    }
 }
 
 fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
@@ -98,7 +136,7 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
     let watches = lab.nodes().map(|node| Ok((node.name().to_owned(), Watch::on(&node)?)));
     let watches = watches.collect::<Result<Vec<_>>>()?;
     let machine = Machine::start(!args.cold, args.load, args.hogs)?;
-    let before = lapses(lab)?;
+    let before = Counts::read(lab)?;
     let since_ns = boottime_ns();
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut heard: Vec<(String, EventRecord)> = Vec::new();
@@ -114,6 +152,7 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
             eprintln!("{} s to go, {} told", end.saturating_duration_since(shown).as_secs(), heard.len());
         }
     }
+    let counts = Counts::read(lab)?.since(&before);
     let machine_report = machine.report()?;
     let stalls = machine.stalls();
     drop(machine);
@@ -149,13 +188,13 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
         peers_down: count("peer_down"),
         links_down: count("link_down"),
         links_late: count("link_late"),
-        lease_lapses: 0,
-        lease_lapse_max_ms: 0.0,
+        lease_lapses: counts.lapses.values().map(|(count, _)| count).sum(),
+        lease_lapse_max_ms: counts.lapses.values().map(|(_, us)| *us).max().unwrap_or(0) as f64 / 1000.0,
         told: told.clone(),
         alarms,
         rtt_us: Trips::default(),
-        silences_over_ms: BTreeMap::new(),
-        tick_stalls: 0,
+        silences_over_ms: counts.silences_over_ms,
+        tick_stalls: counts.tick_stalls,
         machine: machine_report,
     };
     for node in lab.nodes() {
@@ -165,20 +204,6 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
             result.rtt_us.p50 = result.rtt_us.p50.max(trips.p50);
             result.rtt_us.p99 = result.rtt_us.p99.max(trips.p99);
             result.rtt_us.max = result.rtt_us.max.max(trips.max);
-        }
-        let lease = client.status()?.lease;
-        let (lapses, longest_us) = before.get(node.name()).copied().unwrap_or_default();
-        result.lease_lapses += lease.lapses - lapses;
-        if lease.lapses > lapses && lease.lapse_max_us > longest_us {
-            result.lease_lapse_max_ms = result.lease_lapse_max_ms.max(lease.lapse_max_us as f64 / 1000.0);
-        }
-        let stats = client.stats()?;
-        result.tick_stalls += stats.tick_stalls;
-        for (name, count) in &stats.extra {
-            let ms = name.strip_prefix("silences_over_").and_then(|rest| rest.strip_suffix("_ms"));
-            if let Some(ms) = ms.and_then(|ms| ms.parse().ok()) {
-                *result.silences_over_ms.entry(ms).or_insert(0) += count;
-            }
         }
     }
     Ok(result)

@@ -1,14 +1,15 @@
 //! What the datapath costs: nanoseconds for each kind of packet by test runs of the very program, the scan, and the CPU
 //! and memory of a cluster at rest.
 
-use std::{collections::BTreeMap, thread, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind};
+use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, flags};
 use ringbeat_common::limits::{LINKS_MAX, NODES_MAX};
+use ringbeat_common::view::View;
 use ringbeat_config::Datapath;
 use ringbeat_control::Client;
-use ringbeatd::plane::{Identity, KernelPlane, PlaneLink};
+use ringbeatd::plane::{Gated as LeasedAddress, Identity, KernelPlane, PlaneLink, Tried, lease::Votes};
 use serde::Serialize;
 
 use super::{
@@ -25,6 +26,12 @@ const PORT: u16 = 5405;
 const XDP_DROP: u32 = 1;
 const XDP_PASS: u32 = 2;
 const XDP_TX: u32 = 3;
+const TCX_NEXT: u32 = u32::MAX;
+/// The longest lease that a view can name: the gate is open while the bench runs.
+const LEASE_US: u32 = 0xff_ffff;
+const LEASED: [u8; 4] = [10, 78, 0, 100];
+const UNLEASED: [u8; 4] = [10, 78, 0, 1];
+const CLIENT: [u8; 4] = [10, 78, 0, 250];
 /// Single runs, each with its own sequence number.
 const PROBES: u64 = 20_000;
 /// Runs of one packet in one call.
@@ -46,11 +53,14 @@ pub(super) struct Cost {
 /// What the programs cost.
 #[derive(Debug, Serialize)]
 struct Packets {
-    /// A probe received, checked, answered and sealed again; each run alone, clock readings of the test run included.
+    /// A probe received, checked, answered and sealed again, its grant counted and one granted; each run alone, clock
+    /// readings of the test run included.
     answered_ns: Quantiles,
     /// The same less what an empty test run takes.
     answered_net_ns: f64,
-    /// An answer taken in.
+    /// The same while no view is installed: without the lease.
+    answered_without_view_ns: Quantiles,
+    /// An answer taken in, its grant counted.
     taken_ns: Quantiles,
     /// A forged frame dropped, on average over many runs in a row.
     forged_ns: Quantiles,
@@ -58,8 +68,20 @@ struct Packets {
     foreign_ns: Quantiles,
     /// A scan over 64 peers on 8 links, all heard and unanswered.
     scan_ns: Quantiles,
+    /// What the gate costs a packet that is not leased, on average over many in a row.
+    gate_unleased_ns: Gated,
+    /// The same of a packet of a leased address whose gate is open.
+    gate_leased_ns: Gated,
     /// One core's worth.
     probes_per_s_per_core: f64,
+}
+
+/// Of each of the gate's programs.
+#[derive(Debug, Serialize)]
+struct Gated {
+    out: Quantiles,
+    into: Quantiles,
+    local: Quantiles,
 }
 
 /// A cluster at rest.
@@ -90,42 +112,81 @@ fn packets() -> Result<Packets> {
     let mut plane = plane()?;
     plane.open(OWN)?;
     plane.accept(1, PEER)?;
-    let mut lone = |kind: Kind, wanted: u32| -> Result<Quantiles> {
+    let mut sequence = 0;
+    let mut lone = |plane: &mut KernelPlane, kind: Kind, view: View, wanted: u32| -> Result<Quantiles> {
         let mut samples = Vec::new();
-        for sequence in 1..=PROBES {
-            let tried = plane.try_out(&packet(&frame(kind, sequence)), 1)?;
+        for _ in 0..PROBES {
+            sequence += 1;
+            let tried = plane.try_out(&packet(&frame(kind, sequence, view)), 1)?;
             ensure!(tried.verdict == wanted, "verdict {} in place of {wanted}", tried.verdict);
             samples.push(tried.took_ns as f64);
         }
         Ok(Quantiles::of(samples))
     };
-    let (answered_ns, taken_ns) = (lone(Kind::Probe, XDP_TX)?, lone(Kind::Answer, XDP_DROP)?);
+    let answered_without_view_ns = lone(&mut plane, Kind::Probe, View::NONE, XDP_TX)?;
+    let view = View::new(1, 0, 0b11, LEASE_US, 1);
+    serve(&mut plane, view)?;
+    let answered_ns = lone(&mut plane, Kind::Probe, view, XDP_TX)?;
+    let taken_ns = lone(&mut plane, Kind::Answer, view, XDP_DROP)?;
+    ensure!(plane.lease().promised_ns() > boottime_ns(), "nothing was granted");
+    ensure!(plane.lease().until_ns() > boottime_ns(), "no grant was counted");
     let mut empty = Vec::new();
     for _ in 0..PROBES {
         empty.push(plane.try_out(&foreign(), 1)?.took_ns as f64);
     }
-    let mut many = |bytes: &[u8], wanted: u32| -> Result<Quantiles> {
-        let mut samples = Vec::new();
-        for _ in 0..CALLS {
-            let tried = plane.try_out(bytes, REPEAT)?;
-            ensure!(tried.verdict == wanted, "verdict {} in place of {wanted}", tried.verdict);
-            samples.push(tried.took_ns as f64);
-        }
-        Ok(Quantiles::of(samples))
+    let mut many = |bytes: &[u8], wanted: u32| {
+        averages(wanted, || Ok(plane.try_out(bytes, REPEAT)?))
     };
-    let mut forged = frame(Kind::Probe, PROBES + 1);
+    let mut forged = frame(Kind::Probe, sequence + 1, view);
     forged.set_heard(7);
     let (forged_ns, foreign_ns) = (many(&packet(&forged), XDP_DROP)?, many(&foreign(), XDP_PASS)?);
     let answered_net_ns = answered_ns.p50 - (Quantiles::of(empty).p50 - foreign_ns.p50);
+    let mut gated = |leased: bool| -> Result<Gated> {
+        let mut one = |name, bytes: Vec<u8>| {
+            averages(TCX_NEXT, || Ok(plane.try_classifier(name, &bytes, REPEAT)?))
+        };
+        let other = if leased { LEASED } else { UNLEASED };
+        Ok(Gated {
+            out: one("gate_out", between(other, CLIENT))?,
+            into: one("gate_in", between(CLIENT, other))?,
+            local: one("gate_local", between(other, CLIENT))?,
+        })
+    };
+    let (gate_unleased_ns, gate_leased_ns) = (gated(false)?, gated(true)?);
     Ok(Packets {
         answered_net_ns,
         probes_per_s_per_core: 1e9 / answered_net_ns,
         answered_ns,
+        answered_without_view_ns,
         taken_ns,
         forged_ns,
         foreign_ns,
         scan_ns: scans(&plane),
+        gate_unleased_ns,
+        gate_leased_ns,
     })
+}
+
+/// Averages over many runs in a row, the same verdict each time.
+fn averages(wanted: u32, mut run: impl FnMut() -> Result<Tried>) -> Result<Quantiles> {
+    let mut samples = Vec::new();
+    for _ in 0..CALLS {
+        let tried = run()?;
+        ensure!(tried.verdict == wanted, "verdict {} in place of {wanted}", tried.verdict);
+        samples.push(tried.took_ns as f64);
+    }
+    Ok(Quantiles::of(samples))
+}
+
+/// Installs a view of this node and the peer, which needs both for a quorum, and opens the gate for as long as the bench
+/// may take.
+fn serve(plane: &mut KernelPlane, view: View) -> Result<()> {
+    plane.lease_addresses(&[LeasedAddress { address: IpAddr::V4(LEASED.into()), interface: "lo".to_owned() }])?;
+    let mut votes = Votes { own: 0, of: [0; NODES_MAX], quorum: 2 };
+    (votes.of[0], votes.of[1]) = (1, 1);
+    let not_before_ns = plane.lease().announce(&view, 1);
+    plane.lease().install(view, not_before_ns, 1, &votes);
+    Ok(())
 }
 
 /// All cells as the scan likes them least: heard, unanswered, and none of them late.
@@ -159,7 +220,7 @@ fn plane() -> Result<KernelPlane> {
     Ok(KernelPlane::start(object, identity, &links[..1], Datapath::Generic, None)?)
 }
 
-fn frame(kind: Kind, sequence: u64) -> Frame {
+fn frame(kind: Kind, sequence: u64, view: View) -> Frame {
     let mut frame = Frame::new(kind);
     frame.set_cluster_id(77);
     frame.set_sender(1);
@@ -167,6 +228,10 @@ fn frame(kind: Kind, sequence: u64) -> Frame {
     frame.set_target_incarnation(OWN);
     frame.set_sequence(sequence);
     frame.set_stamp(1000 + sequence);
+    frame.set_view_epoch(view.epoch);
+    frame.set_view_members(view.members);
+    frame.0[9] = view.rest;
+    frame.set_flags(if view.is_some() { flags::GRANT } else { 0 });
     frame.set_returned(boottime_ns());
     frame.seal(KEY);
     frame
@@ -182,6 +247,14 @@ fn packet(frame: &Frame) -> Vec<u8> {
     bytes.extend(udp.to_be_bytes());
     bytes.extend([0, 0]);
     bytes.extend(frame.to_bytes());
+    bytes
+}
+
+/// A datagram between two addresses that no link has.
+fn between(from: [u8; 4], to: [u8; 4]) -> Vec<u8> {
+    let mut bytes = packet(&Frame::default());
+    bytes[26..30].copy_from_slice(&from);
+    bytes[30..34].copy_from_slice(&to);
     bytes
 }
 
