@@ -537,12 +537,15 @@ pub fn install<R: Rule, W: Words>(words: &W, new: &Installation<'_>) {
     for (at, word) in [new.view.epoch, new.view.members, new.view.rest].into_iter().enumerate() {
         words.store(VIEW + at, word);
     }
-    words.store(NOT_BEFORE_NS, new.not_before_ns);
+    // A life that was replaced since the announcement is waited for, too.
+    let replaced_ns = if R::WAIT_FOR_REPLACED { words.load(REPLACED_UNTIL_US) * 1000 } else { 0 };
+    let not_before_ns = if replaced_ns > new.not_before_ns { replaced_ns } else { new.not_before_ns };
+    words.store(NOT_BEFORE_NS, not_before_ns);
     let own_votes = u64::from(new.votes[usize::from(new.own) % NODES_MAX]);
     words.store(OWN_VOTES, own_votes);
     words.store(QUORUM, u64::from(new.quorum));
     let alone = own_votes >= u64::from(new.quorum);
-    words.store(ALONE_FROM_NS, if alone { new.not_before_ns } else { u64::MAX });
+    words.store(ALONE_FROM_NS, if alone { not_before_ns } else { u64::MAX });
     let mut end = 0;
     for slot in 0..NODES_MAX {
         let votes = new.votes[slot];

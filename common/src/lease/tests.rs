@@ -224,3 +224,53 @@ fn what_is_not_known_is_waited_for_by_the_next_daemon_too() {
     adopt_closed(&table);
     assert_eq!(announce::<Whole, _>(&table, &view(5, 0b111), 1), 7 * MS);
 }
+
+/// Two machines may have one id: the one that is accepted now is not the one that was granted before.
+#[test]
+fn a_replaced_life_is_waited_for_by_views_with_its_node() {
+    let table = Table::new();
+    set(&table, view(1, 0b111), 0, 0);
+    assert!(granted(&table, 2, 100 * MS, 100 * MS));
+    replace(&table, 2);
+    assert!(!granted(&table, 2, 101 * MS, 101 * MS), "nothing more under this view");
+    assert_eq!(announce::<Whole, _>(&table, &view(2, 0b111), 0), 106_251_000, "though slot 2 is in it");
+    // Replaced between announcement and installation.
+    let table = Table::new();
+    set(&table, view(1, 0b111), 0, 0);
+    assert!(granted(&table, 2, 100 * MS, 100 * MS));
+    let not_before_ns = announce::<Whole, _>(&table, &view(2, 0b111), 0);
+    assert_eq!(not_before_ns, 0);
+    replace(&table, 2);
+    let votes = votes();
+    let new = Installation {
+        view: view(2, 0b111),
+        not_before_ns,
+        own: 0,
+        votes: &votes,
+        quorum: 1,
+        owned: 1,
+        now_ns: 101 * MS,
+    };
+    install::<Whole, _>(&table, &new);
+    assert!(!granted(&table, 2, 106 * MS, 106 * MS) && !is_open(&table, 0, 106 * MS));
+    assert!(granted(&table, 2, 107 * MS, 107 * MS) && is_open(&table, 0, 107 * MS));
+    // A life that was heard to end is waited for no longer than that.
+    let table = Table::new();
+    set(&table, view(1, 0b111), 0, 0);
+    assert!(granted(&table, 2, 100 * MS, 100 * MS));
+    ended::<Whole, _>(&table, &serving(&table), 2, 101 * MS);
+    replace(&table, 2);
+    assert_eq!(announce::<Whole, _>(&table, &view(2, 0b111), 0), 101_001_000);
+}
+
+#[test]
+fn an_octet_tells_what_is_not_leased() {
+    let table = Table::new();
+    assert!(!may_be_leased(&table, 100));
+    name_octets(&table, [100, 7, 228].into_iter());
+    assert!(may_be_leased(&table, 100) && may_be_leased(&table, 7));
+    // The eighth bit is not looked at.
+    assert!(may_be_leased(&table, 228) && may_be_leased(&table, 135) && !may_be_leased(&table, 101));
+    name_octets(&table, [1].into_iter());
+    assert!(!may_be_leased(&table, 100) && may_be_leased(&table, 1));
+}

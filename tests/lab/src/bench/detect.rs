@@ -68,8 +68,13 @@ pub(super) struct Detected {
 struct Outlier {
     run: usize,
     told_ms: f64,
+    /// By how much the deadline was wider, for a stall that the node's own timer saw.
+    credit_ms: f64,
     stall_ms: Option<f64>,
 }
+
+/// A stall that ended so short before the fault may still widen deadlines.
+const CREDIT_NS: u64 = 20_000_000;
 
 /// Runs the scenario so often.
 pub(super) fn run(args: &BenchArgs, scenario: Scenario, runs: usize) -> Result<Detected> {
@@ -94,6 +99,7 @@ fn measure(args: &BenchArgs, lab: &Lab, scenario: Scenario, runs: usize) -> Resu
         let watches = watches.into_iter().collect::<Result<Vec<_>>>()?;
         let fault_ns = strike(lab, scenario)?;
         let mut slowest: Option<(f64, f64)> = Some((0.0, 0.0));
+        let mut credit_ms = 0.0_f64;
         for watch in &watches {
             let is_it = |event: &EventRecord| {
                 event.kind == scenario.told()
@@ -103,6 +109,7 @@ fn measure(args: &BenchArgs, lab: &Lab, scenario: Scenario, runs: usize) -> Resu
             let told = watch.next(PATIENCE, is_it)?;
             slowest = slowest.zip(told).map(|((verdict, telling), event)| {
                 let ms = |at_ns: u64| (at_ns - fault_ns) as f64 / 1e6;
+                credit_ms = credit_ms.max(event.evidence.credit_ns as f64 / 1e6);
                 (verdict.max(ms(event.stamp_ns)), telling.max(ms(event.told_ns)))
             });
         }
@@ -111,22 +118,22 @@ fn measure(args: &BenchArgs, lab: &Lab, scenario: Scenario, runs: usize) -> Resu
             Some((verdict, telling)) => {
                 verdicts.push(verdict);
                 tellings.push(telling);
-                times.push((run, fault_ns, telling));
+                times.push((run, fault_ns, telling, credit_ms));
             }
         }
         mend(lab, scenario)?;
     }
     let told_ms = Quantiles::of(tellings);
     let stalls = machine.stalls();
-    let outliers = times.iter().filter(|(_, _, telling)| *telling > 2.0 * told_ms.p50).map(
-        |&(run, fault_ns, telling)| {
-            // A stall that ended after the fault and began before the telling.
+    let outliers = times.iter().filter(|(_, _, telling, _)| *telling > 2.0 * told_ms.p50).map(
+        |&(run, fault_ns, telling, credit_ms)| {
+            // A stall that ended after the fault, or shortly before, and began before the telling.
             let end_ns = fault_ns + (telling * 1e6) as u64;
             let overlaps = stalls.iter().filter(|stall| {
-                stall.until_ns > fault_ns && stall.until_ns - (stall.ms * 1e6) as u64 <= end_ns
+                stall.until_ns + CREDIT_NS > fault_ns && stall.until_ns - (stall.ms * 1e6) as u64 <= end_ns
             });
             let stall_ms = overlaps.map(|stall| stall.ms).max_by(f64::total_cmp);
-            Outlier { run, told_ms: telling, stall_ms }
+            Outlier { run, told_ms: telling, credit_ms, stall_ms }
         },
     );
     Ok(Detected {
