@@ -1,4 +1,4 @@
-//! The daemon dies: from then on every answer says so.
+//! The daemon dies: from then on every frame says so, none grants, and no promise is made or lengthened.
 
 use std::io::{BufRead, BufReader, Write};
 use std::mem::offset_of;
@@ -11,7 +11,8 @@ use ringbeat_common::frame::flags;
 use ringbeat_common::maps::{Latch, latch};
 use ringbeatd::sys::mapped::Mapped;
 
-use crate::frames::{own, peer, probe, run};
+use crate::frames::{Sender, Way, own, peer, probe, run};
+use crate::grants::Lease;
 use crate::{PATIENCE, SEQ, Steps, Tally, WHOLE, dawdle, hammer, inside, mount, pinned, plane};
 
 /// Which life the process to be killed is.
@@ -19,14 +20,16 @@ const LIFE: &str = "RINGBEAT_HAMMER_LIFE";
 /// Kills of one test.
 const KILLS: u64 = 10;
 
-/// One side sends; the other sets the latch as the obituary does, by a compare-and-swap, and registers anew.
-/// `early` tells the death before the latch is set.
+/// One side has answers and probes leave under an installed view; the other sets the latch as the obituary does, by a
+/// compare-and-swap, and registers anew. `early` tells the death before the latch is set.
 fn die_and_register(early: bool) -> Tally {
     mount();
-    let mut sender = plane();
+    let mut sender = Sender::new();
     let mut daemon = plane();
     daemon.open(own(1)).expect("opened");
     daemon.accept(1, peer(2)).expect("accepted");
+    let lease = Lease::new();
+    lease.install(1);
     let words: Mapped<Latch> = Mapped::new(pinned("LATCH").fd(), 1).expect("mapped");
     let at = offset_of!(Latch, state);
     let steps = Steps::new(early);
@@ -34,23 +37,38 @@ fn die_and_register(early: bool) -> Tally {
     hammer(
         &steps,
         |round, tally| {
+            let way = if round % 2 == 0 { Way::Answer } else { Way::Probe };
+            sender.prepare(way, round);
             let done = steps.done.load(SEQ);
+            let before = lease.promises();
             // Closed only while a daemon opens it anew.
-            let Some(answer) = run(&mut sender, &probe(2, own(1), round)) else { return };
+            let Some(frame) = sender.leave(way, round) else { return };
+            let after = lease.promises();
             tally.answers += 1;
-            let said = answer.flags() & flags::GONE != 0;
+            let said = frame.flags() & flags::GONE != 0;
+            let granted = frame.flags() & flags::GRANT != 0;
+            tally.grants += u64::from(granted);
             // One step alone tells what a run saw; with more in between either may be right.
-            let same = steps.begun.load(SEQ) == done;
-            if done % 2 == 1 && same && !said {
-                tally.fail("a dead daemon was alive", || format!("step {done}"));
+            if steps.begun.load(SEQ) != done {
+                return;
             }
-            if done.is_multiple_of(2) && same && said {
-                tally.fail("a living daemon was dead", || format!("step {done}"));
+            let dead = done % 2 == 1;
+            if dead && !said {
+                tally.fail("a dead daemon was alive", || format!("step {done}, {way:?}"));
+            }
+            if !dead && said {
+                tally.fail("a living daemon was dead", || format!("step {done}, {way:?}"));
+            }
+            if dead && granted {
+                tally.fail("a dead daemon granted", || format!("step {done}, {way:?}"));
+            }
+            if dead && before != after {
+                tally.fail("a dead daemon promised", || format!("step {done}, {way:?}"));
             }
         },
         |step, tally| {
             steps.begun.store(step, SEQ);
-            if early {
+            if early && step % 2 == 1 {
                 steps.done.store(step, SEQ);
                 dawdle();
             }
@@ -75,9 +93,11 @@ fn die_and_register(early: bool) -> Tally {
 }
 
 #[test]
-fn after_the_latch_every_answer_says_gone() {
-    if inside("latch::after_the_latch_every_answer_says_gone") {
-        die_and_register(false).assert_sound();
+fn after_the_latch_every_frame_says_gone_and_none_grants() {
+    if inside("latch::after_the_latch_every_frame_says_gone_and_none_grants") {
+        let tally = die_and_register(false);
+        tally.assert_sound();
+        assert!(tally.grants > 1000, "hardly granted: {tally:?}");
     }
 }
 
@@ -86,19 +106,30 @@ fn mutation_a_latch_that_is_set_late_is_noticed() {
     if inside("latch::mutation_a_latch_that_is_set_late_is_noticed") {
         let tally = die_and_register(true);
         println!("{tally:?}");
-        assert!(!tally.failures.is_empty(), "{tally:?}");
+        for kind in ["a dead daemon was alive", "a dead daemon granted", "a dead daemon promised"] {
+            assert!(tally.count(kind) > 0, "{kind}: {tally:?}");
+        }
     }
+}
+
+/// What was sent before a kill was known and after it.
+#[derive(Debug, Default)]
+struct Sent {
+    before: u64,
+    granted: u64,
+    after: u64,
 }
 
 /// Daemons of flesh and blood: a process opens the plane and is killed while packets run.
 #[test]
-fn after_a_kill_every_answer_says_gone() {
-    if !inside("latch::after_a_kill_every_answer_says_gone") {
+fn after_a_kill_every_answer_says_gone_and_none_grants() {
+    if !inside("latch::after_a_kill_every_answer_says_gone_and_none_grants") {
         return;
     }
     mount();
     let mut sender = plane();
     let mut daemon = plane();
+    let lease = Lease::new();
     let mut sequence = 0;
     for life in 1..=KILLS {
         let mut child = Command::new(std::env::current_exe().expect("a program"))
@@ -111,22 +142,27 @@ fn after_a_kill_every_answer_says_gone() {
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         assert!(lines.any(|line| line.expect("a line").contains("open")), "the daemon is open");
         daemon.accept(1, peer(2)).expect("accepted");
+        lease.install(life);
         let (gone, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-        let (before, after) = thread::scope(|scope| {
+        let sent = thread::scope(|scope| {
             let sending = scope.spawn(|| {
-                let (mut before, mut after) = (0, 0);
-                let mut known = false;
-                while !known || after < 2000 {
+                let (mut sent, mut known) = (Sent::default(), false);
+                while !known || sent.after < 2000 {
                     sequence += 1;
                     known = gone.load(SEQ);
+                    let promises = lease.promises();
                     let answer = run(&mut sender, &probe(2, own(life), sequence)).expect("still answered");
                     let said = answer.flags() & flags::GONE != 0;
+                    let granted = answer.flags() & flags::GRANT != 0;
                     answered.fetch_add(1, SEQ);
-                    assert!(said || !known, "kill {life}: an answer without the flag after {after} with it");
-                    assert!(said || after == 0, "kill {life}: alive again");
-                    if said { after += 1 } else { before += 1 }
+                    assert!(said || !known, "kill {life}: an answer without the flag: {sent:?}");
+                    assert!(said || sent.after == 0, "kill {life}: alive again: {sent:?}");
+                    assert!(!(said && granted), "kill {life}: gone, and granting: {sent:?}");
+                    assert!(!known || promises == lease.promises(), "kill {life}: promised: {sent:?}");
+                    sent.granted += u64::from(granted);
+                    if said { sent.after += 1 } else { sent.before += 1 }
                 }
-                (before, after)
+                sent
             });
             let end = Instant::now() + PATIENCE;
             while answered.load(SEQ) < 100 * life {
@@ -141,8 +177,9 @@ fn after_a_kill_every_answer_says_gone() {
             sending.join().expect("the sender")
         });
         child.wait().expect("buried");
-        println!("kill {life}: {before} answers before, {after} after");
-        assert!(before >= 100, "the daemon was dead before it was killed");
+        println!("kill {life}: {sent:?}");
+        assert!(sent.before >= 100, "the daemon was dead before it was killed: {sent:?}");
+        assert!(sent.granted > 0, "nothing was granted before: {sent:?}");
     }
 }
 
