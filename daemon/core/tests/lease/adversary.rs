@@ -4,7 +4,7 @@ use ringbeat_common::limits::NODES_MAX;
 use ringbeat_common::maps::{Latch, latch};
 use ringbeat_common::view::View;
 
-use crate::plan::{FAULTS, Fault, INTERVAL_NS, RESOURCES_MAX};
+use crate::plan::{FAULTS, Fault, INTERVAL_NS, Mutation, RESOURCES_MAX};
 use crate::tally::Met;
 use crate::world::{Happening, NOBODY, Proposal, World, trace};
 
@@ -49,11 +49,7 @@ impl World<'_> {
                     self.tally.met(Met::Paused);
                 }
             }
-            Fault::Freeze | Fault::Suspend => {
-                self.nodes[node].still_until_ns = self.now_ns + for_ns;
-                self.nodes[node].deaf = fault == Fault::Suspend;
-                self.tally.met(if fault == Fault::Suspend { Met::Suspended } else { Met::Frozen });
-            }
+            Fault::Freeze | Fault::Suspend => self.stand_still(node, fault == Fault::Suspend, for_ns),
             Fault::Kill | Fault::TableLost => {
                 if self.kill(node, latch::GONE) {
                     if fault == Fault::TableLost {
@@ -87,6 +83,23 @@ impl World<'_> {
                 self.look_when_alone(node);
             }
         }
+    }
+
+    /// Nothing executes on the node; what arrives waits, or is lost if it is suspended.
+    fn stand_still(&mut self, node: usize, suspended: bool, for_ns: u64) {
+        let stops = self.mutation == Mutation::ClockStops;
+        if stops && self.nodes[node].is_still(self.now_ns) {
+            // A clock that stands runs again exactly when its node does.
+            return;
+        }
+        self.nodes[node].still_until_ns = self.now_ns + for_ns;
+        self.nodes[node].deaf = suspended;
+        self.tally.met(if suspended { Met::Suspended } else { Met::Frozen });
+        if stops && suspended {
+            self.nodes[node].clock.stand(self.now_ns, for_ns);
+        }
+        // What it does first when it is back is to let packets pass.
+        self.after(for_ns, Happening::Look { node });
     }
 
     fn cut_off(&mut self, fault: Fault, node: usize, for_ns: u64) {

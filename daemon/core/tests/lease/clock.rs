@@ -19,7 +19,7 @@ impl Skewed {
 
     /// What it reads.
     pub(crate) fn at(&self, true_ns: u64) -> u64 {
-        self.from_ns + (true_ns - self.from_true_ns) * self.rate / 1_000_000
+        self.from_ns + true_ns.saturating_sub(self.from_true_ns) * self.rate / 1_000_000
     }
 
     /// The first true time at which it reads `ns` or more.
@@ -30,5 +30,10 @@ impl Skewed {
     /// Another rate from now on.
     pub(crate) fn slew(&mut self, true_ns: u64, rate: u64) {
         *self = Self::new(true_ns, self.at(true_ns), rate);
+    }
+
+    /// Stands for so long, which no clock does that a lease may be read from.
+    pub(crate) fn stand(&mut self, true_ns: u64, for_ns: u64) {
+        *self = Self::new(true_ns + for_ns, self.at(true_ns), self.rate);
     }
 }

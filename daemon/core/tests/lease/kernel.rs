@@ -181,13 +181,21 @@ impl World<'_> {
         if run.door.incarnation == 0 {
             return None;
         }
+        let freshness_ns = match self.mutation {
+            Mutation::StaleTaken => u64::MAX,
+            _ => u64::from(self.plan.lease_us) * 1000,
+        };
+        let slot = &mut self.nodes[run.node].slots[cell];
+        if self.mutation == Mutation::ReplaysTaken {
+            (slot.probe_sequence, slot.answer_sequence) = (0, 0);
+        }
         let local = Local {
             incarnation: run.door.incarnation,
             view: [run.serving.view.epoch, run.serving.view.members, run.serving.view.rest],
-            freshness_ns: u64::from(self.plan.lease_us) * 1000,
+            freshness_ns,
             now_ns: run.now_ns,
         };
-        let proves = match self.nodes[run.node].slots[cell].accept(&frame, &local) {
+        let proves = match slot.accept(&frame, &local) {
             Err(_) => return None,
             Ok(proves) => proves,
         };

@@ -1,9 +1,10 @@
 //! Each clause left out: either some history objects, or the clause is redundant, and `docs/lease.md` says why.
 
 use ringbeat_common::lease::Rule;
+use ringbeat_common::limits::NODES_MAX;
 
 use crate::plan::{Fault, INTERVAL_NS, Mutation, Plan};
-use crate::table::Functions;
+use crate::table::{Counting, Functions, Votes};
 use crate::tally::Tally;
 use crate::{Series, setting, whole};
 
@@ -94,12 +95,45 @@ fn released(plan: &mut Plan) {
     plan.favour(&[Fault::Release, Fault::HandOver]);
 }
 
+/// Five votes, whose grants come back at times that lie far apart, and clocks at their limits.
+fn lossy(plan: &mut Plan) {
+    (plan.nodes, plan.links) = (5, 1);
+    plan.votes = Votes { of: [0; NODES_MAX], quorum: 3 };
+    plan.votes.of[..5].fill(1);
+    (plan.loss_permille, plan.late_permille) = (300, 200);
+    plan.extremes = true;
+    plan.fault_every_ns = INTERVAL_NS * 3;
+    plan.favour(&[Fault::OneWayCut]);
+}
+
+fn suspended(plan: &mut Plan) {
+    plan.fault_every_ns = INTERVAL_NS * 5;
+    plan.favour(&[Fault::Suspend]);
+}
+
+/// Frames come late, twice, and once more when nobody expects them.
+fn stale(plan: &mut Plan) {
+    (plan.late_permille, plan.twice_permille) = (300, 300);
+    plan.propose_every_ns = INTERVAL_NS * 2;
+}
+
+/// The same among many that die.
+fn stale_killed(plan: &mut Plan) {
+    killed(plan);
+    stale(plan);
+    plan.favour(&[Fault::Release]);
+}
+
 fn extreme(plan: &mut Plan) {
     plan.extremes = true;
 }
 
 fn clause<R: Rule>(tune: fn(&mut Plan)) -> Series {
     Series { functions: Functions::of::<R>(), mutation: Mutation::None, tune }
+}
+
+fn counts(counting: Counting, tune: fn(&mut Plan)) -> Series {
+    Series { functions: Functions::counting(counting), tune, ..whole() }
 }
 
 fn world(mutation: Mutation, tune: fn(&mut Plan)) -> Series {
@@ -149,6 +183,10 @@ missed! {
     count_view: "COUNT_VIEW", clause::<CountView>(|_| {});
     promise_from_receipt: "PROMISE_FROM_RECEIPT", clause::<PromiseFromReceipt>(|_| {});
     end_in_generation: "END_IN_GENERATION", clause::<EndInGeneration>(killed_held);
+    fewer_votes: "a quorum of votes", counts(Counting::FewerVotes, |_| {});
+    newest_stamp: "the oldest stamp of the quorum", counts(Counting::NewestStamp, lossy);
+    end_ignored: "the end of the lease at the gate", world(Mutation::EndIgnored, |_| {});
+    clock_stops: "a clock that runs on while suspended", world(Mutation::ClockStops, suspended);
     epochs_repeat: "rising epochs over restarts", world(Mutation::EpochsRepeat, killed);
     install_early: "waiting for every member", world(Mutation::InstallEarly, |_| {});
     quiet_skipped: "the quiet time", world(Mutation::QuietSkipped, rebooted);
@@ -178,6 +216,10 @@ fn with_all_clauses_the_same_worlds_hold() {
         ("handed_over", handed_over),
         ("handed_over_late", handed_over_late),
         ("released", released),
+        ("lossy", lossy),
+        ("suspended", suspended),
+        ("stale", stale),
+        ("stale_killed", stale_killed),
     ] {
         redundant(name, &world(Mutation::None, tune));
     }
@@ -191,4 +233,16 @@ fn grant_to_members_is_redundant() {
 #[test]
 fn stamp_not_later_is_redundant() {
     redundant("STAMP_NOT_LATER", &clause::<StampNotLater>(|_| {}));
+}
+
+#[test]
+fn freshness_is_redundant() {
+    redundant("freshness of frames", &world(Mutation::StaleTaken, stale));
+    redundant("freshness of frames, many killed", &world(Mutation::StaleTaken, stale_killed));
+}
+
+#[test]
+fn rising_numbers_are_redundant() {
+    redundant("rising numbers of frames", &world(Mutation::ReplaysTaken, stale));
+    redundant("rising numbers of frames, many killed", &world(Mutation::ReplaysTaken, stale_killed));
 }

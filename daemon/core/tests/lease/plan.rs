@@ -73,6 +73,14 @@ pub(crate) enum Mutation {
     AdoptedOpen,
     /// A release lets go of the gates after it was said.
     ReleaseSaidFirst,
+    /// The gate does not look at the end of the lease.
+    EndIgnored,
+    /// A node's clock stands while it is suspended.
+    ClockStops,
+    /// Frames that return an old stamp are taken for fresh.
+    StaleTaken,
+    /// Frames whose number does not rise are taken.
+    ReplaysTaken,
 }
 
 /// How a history goes.

@@ -7,7 +7,7 @@
 use std::cell::{Cell, RefCell};
 
 use ringbeat_common::lease::{
-    self, Counted, Installation, LEASE_WORDS, Rule, Serving, Whole, Words, adopt_closed,
+    self, Counted, Installation, LEASE_WORDS, Rule, Serving, Stamped, Whole, Words, adopt_closed,
 };
 use ringbeat_common::limits::NODES_MAX;
 use ringbeat_common::view::View;
@@ -45,6 +45,17 @@ impl Words for Table {
     }
 }
 
+/// How a program counts what it was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// As it ships.
+    Whole,
+    /// One vote less than a quorum is enough.
+    FewerVotes,
+    /// E is made of the newest stamp that was counted.
+    NewestStamp,
+}
+
 /// The table as a call sees it that may be stopped.
 pub(crate) struct Stepped<'a> {
     table: &'a Table,
@@ -53,6 +64,7 @@ pub(crate) struct Stepped<'a> {
     left: Cell<usize>,
     stopped: Cell<bool>,
     logs: bool,
+    counting: Counting,
 }
 
 impl Stepped<'_> {
@@ -82,7 +94,9 @@ impl Stepped<'_> {
 impl Words for Stepped<'_> {
     fn load(&self, at: usize) -> u64 {
         // 0 of a stopped call would let `quorum_stamp_us` end at once, and so it may.
-        self.access(0, |table| table.load(at))
+        let value = self.access(0, |table| table.load(at));
+        let fewer = self.counting == Counting::FewerVotes && at == lease::QUORUM;
+        value.saturating_sub(u64::from(fewer))
     }
 
     fn store(&self, at: usize, value: u64) {
@@ -94,13 +108,28 @@ impl Words for Stepped<'_> {
 
     fn swap_if(&self, at: usize, old: u64, new: u64) -> bool {
         // True, for the daemon's loops go on until their swap succeeds.
-        self.access(1, |table| u64::from(table.swap_if(at, old, new))) != 0
+        let newest = self.counting == Counting::NewestStamp && at == lease::UNTIL;
+        let make = |table: &Table| {
+            let new = if newest { until_of_newest(table, Stamped(new).generation()) } else { new };
+            u64::from(table.swap_if(at, old, new))
+        };
+        self.access(1, make) != 0
     }
+}
+
+/// E, made of the newest stamp.
+fn until_of_newest(table: &Table, generation: u64) -> u64 {
+    let counted = (0..NODES_MAX).filter(|slot| table.load(lease::VOTES + slot) != 0);
+    let stamps = counted.map(|slot| Stamped(table.load(lease::COUNTS + slot)));
+    let newest_us = stamps.filter(|stamp| stamp.generation() == generation).map(Stamped::us).max();
+    let lease_us = u64::from(lease::installed(table).lease_us());
+    Stamped::new(generation, newest_us.unwrap_or(0) + lease_us).0
 }
 
 /// The rule's functions under one [`Rule`].
 #[derive(Clone, Copy)]
 pub(crate) struct Functions {
+    counting: Counting,
     grant: fn(&Stepped<'_>, &Serving, u8, u64, u64) -> bool,
     count: fn(&Stepped<'_>, &Serving, u8, &View, u64, u64) -> Counted,
     ended: fn(&Stepped<'_>, &Serving, u8, u64),
@@ -111,6 +140,7 @@ pub(crate) struct Functions {
 impl Functions {
     pub(crate) fn of<R: Rule>() -> Self {
         Self {
+            counting: Counting::Whole,
             grant: |words, serving, slot, received_ns, now_ns| {
                 lease::grant::<R, _>(words, serving, slot, received_ns, now_ns)
             },
@@ -125,6 +155,11 @@ impl Functions {
 
     pub(crate) fn whole() -> Self {
         Self::of::<Whole>()
+    }
+
+    /// The whole rule, counted otherwise.
+    pub(crate) fn counting(counting: Counting) -> Self {
+        Self { counting, ..Self::whole() }
     }
 }
 
@@ -190,6 +225,7 @@ impl Progress {
             left: Cell::new(accesses),
             stopped: Cell::new(false),
             logs,
+            counting: functions.counting,
         };
         let gave = match &self.call {
             Call::Serving => Gave::Serving(lease::serving(&words)),

@@ -40,12 +40,13 @@ pub(crate) enum Met {
     Opened,
     TakenOver,
     TakenFromFrozen,
+    TakenFromSuspended,
     TakenFromCut,
     TakenFromKilled,
 }
 
 /// All of them, in the order of the table.
-pub(crate) const ALL: [Met; 39] = [
+pub(crate) const ALL: [Met; 40] = [
     Met::Lost,
     Met::CutFrame,
     Met::Late,
@@ -83,9 +84,20 @@ pub(crate) const ALL: [Met; 39] = [
     Met::Opened,
     Met::TakenOver,
     Met::TakenFromFrozen,
+    Met::TakenFromSuspended,
     Met::TakenFromCut,
     Met::TakenFromKilled,
 ];
+
+/// None is left out, and each stands at its own place.
+const _: () = {
+    let mut at = 0;
+    while at < ALL.len() {
+        assert!(ALL[at] as usize == at);
+        at += 1;
+    }
+    assert!(Met::TakenFromKilled as usize + 1 == ALL.len());
+};
 
 /// The counts.
 #[derive(Clone, Debug)]

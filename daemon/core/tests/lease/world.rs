@@ -105,6 +105,18 @@ pub(crate) struct Node {
     pub(crate) daemon: Option<Daemon>,
 }
 
+impl Node {
+    /// Whether nothing executes on it.
+    pub(crate) const fn is_still(&self, true_ns: u64) -> bool {
+        true_ns < self.still_until_ns
+    }
+
+    /// Whether it is suspended.
+    pub(crate) const fn is_suspended(&self, true_ns: u64) -> bool {
+        self.deaf && self.is_still(true_ns)
+    }
+}
+
 /// The world.
 pub(crate) struct World<'a> {
     pub(crate) plan: Plan,
@@ -272,7 +284,15 @@ impl<'a> World<'a> {
     pub(crate) fn is_open(&self, node: usize, resource: usize) -> bool {
         let (state, now_ns) = (&self.nodes[node], self.local_ns(node));
         let gone = Latch::is_gone(state.latch.state, state.latch.handover_until_ns, now_ns);
-        (!gone || self.mutation == Mutation::LatchIgnored) && lease::is_open(&*state.table, resource, now_ns)
+        let is_open = |now_ns| lease::is_open(&*state.table, resource, now_ns);
+        let open = match self.mutation {
+            // At the beginning of time no lease has ended.
+            Mutation::EndIgnored => is_open(now_ns) || is_open(0),
+            // What a suspended machine would let pass counts from its return on, when its clock is wrong.
+            Mutation::ClockStops => is_open(now_ns) && !state.is_suspended(self.now_ns),
+            _ => is_open(now_ns),
+        };
+        (!gone || self.mutation == Mutation::LatchIgnored) && open
     }
 
     /// The property, as far as this node can have changed it.
@@ -308,7 +328,9 @@ impl<'a> World<'a> {
         let state = &self.nodes[last];
         let cut =
             (0..self.plan.nodes).any(|peer| (0..self.plan.links).any(|link| self.is_cut(link, last, peer)));
-        if self.now_ns < state.still_until_ns {
+        if state.is_suspended(self.now_ns) {
+            self.tally.met(Met::TakenFromSuspended);
+        } else if state.is_still(self.now_ns) {
             self.tally.met(Met::TakenFromFrozen);
         }
         if state.daemon.is_none() {
