@@ -6,7 +6,8 @@ use ringbeat_common::view::View;
 
 use crate::plan::{FAULTS, Fault, INTERVAL_NS, Mutation, RESOURCES_MAX};
 use crate::tally::Met;
-use crate::world::{Happening, NOBODY, Proposal, World, trace};
+use crate::table::Table;
+use crate::world::{Ghost, Happening, NOBODY, Proposal, World, trace};
 
 impl World<'_> {
     /// The next fault, and the one after it.
@@ -62,6 +63,7 @@ impl World<'_> {
                 }
             }
             Fault::Reboot => self.reboot(node),
+            Fault::Replaced => self.replace(node),
             Fault::HandOver | Fault::HandOverLate => {
                 if self.kill(node, latch::HANDED_OVER) {
                     let boot = self.nodes[node].boot;
@@ -136,6 +138,23 @@ impl World<'_> {
         let longest = if self.plan.quick { 1 } else { [1, intervals][self.dice.index(2)] };
         let wait_ns = self.dice.within(0, INTERVAL_NS * longest);
         self.after(wait_ns, Happening::Start { node, boot });
+    }
+
+    /// Another machine with the node's disk boots in its place. The old one is cut off from all, and goes on.
+    fn replace(&mut self, node: usize) {
+        // A quorum by itself asks nobody, and no rule can tell two of it apart.
+        if u32::from(self.plan.votes.of[node]) >= self.plan.votes.quorum {
+            return;
+        }
+        let state = &mut self.nodes[node];
+        let table = std::mem::replace(&mut state.table, Box::new(Table::new()));
+        let (latch, clock) = (state.latch, state.clock.clone());
+        if (0..RESOURCES_MAX).any(|resource| usize::from(self.last_holder[resource]) == node) {
+            self.tally.met(Met::ReplacedHolder);
+        }
+        self.ghosts.push(Ghost { slot: node, table, latch, clock });
+        self.tally.met(Met::Replaced);
+        self.reboot(node);
     }
 
     fn reboot(&mut self, node: usize) {

@@ -175,6 +175,7 @@ impl World<'_> {
         if state.slots[peer].incarnation == incarnation {
             return;
         }
+        lease::replace(&*state.table, peer as u8);
         for ack in &mut daemon.acks {
             *ack &= !(1 << peer);
         }
@@ -395,7 +396,8 @@ impl World<'_> {
         let (view, before_ns) = (lease::installed(&**table), table.load(lease::NOT_BEFORE_NS));
         let outside = (0..NODES_MAX).filter(|slot| !view.has(*slot as u8));
         let latest = outside.map(|slot| Promise(table.load(lease::PROMISES + slot)).until_us()).max();
-        let latest_ns = latest.unwrap_or(0) * 1000;
+        let latest_us = latest.unwrap_or(0).max(table.load(lease::REPLACED_UNTIL_US));
+        let latest_ns = latest_us * 1000;
         if !view.is_some() || latest_ns >= before_ns {
             return;
         }

@@ -39,6 +39,7 @@ without! {
     CountView COUNT_VIEW;
     PromiseFromReceipt PROMISE_FROM_RECEIPT;
     EndInGeneration END_IN_GENERATION;
+    WaitForReplaced WAIT_FOR_REPLACED;
 }
 
 /// Every history word by word, with many hold-ups.
@@ -53,6 +54,12 @@ fn killed(plan: &mut Plan) {
     plan.fault_every_ns = INTERVAL_NS * 3;
     plan.propose_every_ns = INTERVAL_NS;
     plan.favour(&[Fault::Kill]);
+}
+
+/// The same, and no machine is ever replaced.
+fn killed_in_place(plan: &mut Plan) {
+    killed(plan);
+    plan.never(Fault::Replaced);
 }
 
 /// The same with frames that come late, and twice.
@@ -75,6 +82,13 @@ fn rebooted(plan: &mut Plan) {
 fn rebooted_killed(plan: &mut Plan) {
     killed(plan);
     plan.favour(&[Fault::TableLost]);
+}
+
+/// Machines are replaced, and their next ones are back at once.
+fn replaced(plan: &mut Plan) {
+    plan.quick = true;
+    plan.propose_every_ns = INTERVAL_NS;
+    plan.favour(&[Fault::Replaced]);
 }
 
 fn handed_over(plan: &mut Plan) {
@@ -183,11 +197,15 @@ missed! {
     count_view: "COUNT_VIEW", clause::<CountView>(|_| {});
     promise_from_receipt: "PROMISE_FROM_RECEIPT", clause::<PromiseFromReceipt>(|_| {});
     end_in_generation: "END_IN_GENERATION", clause::<EndInGeneration>(killed_held);
+    wait_for_replaced: "WAIT_FOR_REPLACED", clause::<WaitForReplaced>(replaced);
     fewer_votes: "a quorum of votes", counts(Counting::FewerVotes, |_| {});
     newest_stamp: "the oldest stamp of the quorum", counts(Counting::NewestStamp, lossy);
     end_ignored: "the end of the lease at the gate", world(Mutation::EndIgnored, |_| {});
     clock_stops: "a clock that runs on while suspended", world(Mutation::ClockStops, suspended);
-    epochs_repeat: "rising epochs over restarts", world(Mutation::EpochsRepeat, killed);
+    epochs_repeat: "rising epochs over restarts, and WAIT_FOR_REPLACED", Series {
+        mutation: Mutation::EpochsRepeat,
+        ..clause::<WaitForReplaced>(killed_in_place)
+    };
     install_early: "waiting for every member", world(Mutation::InstallEarly, |_| {});
     quiet_skipped: "the quiet time", world(Mutation::QuietSkipped, rebooted);
     quiet_forgotten: "a wait that outlives the daemon", world(Mutation::QuietForgotten, rebooted_killed);
@@ -213,6 +231,7 @@ fn with_all_clauses_the_same_worlds_hold() {
         ("killed_held", killed_held),
         ("rebooted", rebooted),
         ("rebooted_killed", rebooted_killed),
+        ("replaced", replaced),
         ("handed_over", handed_over),
         ("handed_over_late", handed_over_late),
         ("released", released),
@@ -223,6 +242,13 @@ fn with_all_clauses_the_same_worlds_hold() {
     ] {
         redundant(name, &world(Mutation::None, tune));
     }
+}
+
+/// A daemon that starts accepts every peer anew, and so waits for all that was promised before.
+#[test]
+fn rising_epochs_are_redundant_beside_replaced_lives() {
+    redundant("rising epochs over restarts", &world(Mutation::EpochsRepeat, killed));
+    redundant("WAIT_FOR_REPLACED, in place", &clause::<WaitForReplaced>(killed_in_place));
 }
 
 #[test]

@@ -25,10 +25,12 @@ pub(crate) enum Fault {
     HandOverLate,
     Release,
     Slew,
+    /// Another machine takes the node's place, with its disk, and the old one runs on behind a cut.
+    Replaced,
 }
 
 /// All of them.
-pub(crate) const FAULTS: [Fault; 12] = [
+pub(crate) const FAULTS: [Fault; 13] = [
     Fault::OneWayCut,
     Fault::NodeCut,
     Fault::Pause,
@@ -41,6 +43,7 @@ pub(crate) const FAULTS: [Fault; 12] = [
     Fault::HandOverLate,
     Fault::Release,
     Fault::Slew,
+    Fault::Replaced,
 ];
 
 /// What is taken out of the world around the rule.
@@ -131,7 +134,7 @@ impl Plan {
         }
         votes.quorum = votes.of.iter().map(|votes| u32::from(*votes)).sum::<u32>() / 2 + 1;
         let lease_us = 1000 * dice.within(3, 6) as u32;
-        let mut weights = [4, 6, 4, 5, 3, 6, 2, 2, 2, 1, 2, 3];
+        let mut weights = [4, 6, 4, 5, 3, 6, 2, 2, 2, 1, 2, 3, 1];
         for weight in &mut weights {
             // Each history has its own mixture, and some have none of a kind.
             *weight *= dice.within(0, 4);
@@ -158,6 +161,15 @@ impl Plan {
             quick: dice.permille(300),
             extremes: dice.permille(300),
             weights,
+        }
+    }
+
+    /// No fault of this kind.
+    pub(crate) fn never(&mut self, fault: Fault) {
+        for (weight, kind) in self.weights.iter_mut().zip(FAULTS) {
+            if kind == fault {
+                *weight = 0;
+            }
         }
     }
 

@@ -18,6 +18,8 @@ pub(crate) enum Met {
     RestartedPinned,
     TableLost,
     Rebooted,
+    Replaced,
+    ReplacedHolder,
     HandedOver,
     HandedOverLate,
     Released,
@@ -46,7 +48,7 @@ pub(crate) enum Met {
 }
 
 /// All of them, in the order of the table.
-pub(crate) const ALL: [Met; 40] = [
+pub(crate) const ALL: [Met; 42] = [
     Met::Lost,
     Met::CutFrame,
     Met::Late,
@@ -62,6 +64,8 @@ pub(crate) const ALL: [Met; 40] = [
     Met::RestartedPinned,
     Met::TableLost,
     Met::Rebooted,
+    Met::Replaced,
+    Met::ReplacedHolder,
     Met::HandedOver,
     Met::HandedOverLate,
     Met::Released,

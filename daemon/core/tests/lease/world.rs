@@ -117,6 +117,14 @@ impl Node {
     }
 }
 
+/// A machine that another one has taken the place of: nobody hears it, and its gates last as long as they do.
+pub(crate) struct Ghost {
+    pub(crate) slot: usize,
+    pub(crate) table: Box<Table>,
+    pub(crate) latch: Latch,
+    pub(crate) clock: Skewed,
+}
+
 /// The world.
 pub(crate) struct World<'a> {
     pub(crate) plan: Plan,
@@ -125,6 +133,7 @@ pub(crate) struct World<'a> {
     pub(crate) dice: SplitMix,
     pub(crate) now_ns: u64,
     pub(crate) nodes: Vec<Node>,
+    pub(crate) ghosts: Vec<Ghost>,
     pub(crate) proposals: Vec<Proposal>,
     /// Until when each direction of each link is cut.
     pub(crate) cut_until_ns: Vec<u64>,
@@ -165,6 +174,7 @@ impl<'a> World<'a> {
             dice,
             now_ns: 0,
             nodes: Vec::new(),
+            ghosts: Vec::new(),
             proposals: Vec::new(),
             cut_until_ns: vec![0; plan.links * plan.nodes * plan.nodes],
             old_frames: Vec::new(),
@@ -295,6 +305,13 @@ impl<'a> World<'a> {
         (!gone || self.mutation == Mutation::LatchIgnored) && open
     }
 
+    /// Whether a machine that was replaced lets packets of a resource pass now.
+    fn is_haunted(&self, ghost: &Ghost, resource: usize) -> bool {
+        let now_ns = ghost.clock.at(self.now_ns);
+        !Latch::is_gone(ghost.latch.state, ghost.latch.handover_until_ns, now_ns)
+            && lease::is_open(&*ghost.table, resource, now_ns)
+    }
+
     /// The property, as far as this node can have changed it.
     pub(crate) fn look(&mut self, node: usize) {
         for resource in 0..self.plan.resources {
@@ -309,6 +326,14 @@ impl<'a> World<'a> {
                         self.now_ns
                     ));
                 }
+            }
+            if let Some(ghost) = self.ghosts.iter().find(|ghost| self.is_haunted(ghost, resource)) {
+                let slot = ghost.slot;
+                trace!(self, "VIOLATION: {node} and the machine that {slot} was pass for resource {resource}");
+                self.violation = Some(format!(
+                    "at {} ns node {node} and the former machine of {slot} both pass the gate of resource {resource}",
+                    self.now_ns
+                ));
             }
             let last = self.last_holder[resource];
             if usize::from(last) != node {
