@@ -4,6 +4,10 @@
 //! looked at first, so it closes with the death of the daemon. Answers to ARP and neighbour solicitation count as
 //! packets of the address that they speak for. What is not leased pays for one look into a table.
 //!
+//! A neighbour solicitation to the group of the address comes in all the same: the group is that of every address with
+//! the same end, the packet tells of its sender alone (RFC 4861, section 7.2.3), and its answer does not leave. One that
+//! is sent to the address itself is a packet for it.
+//!
 //! Deliberately not there: VLAN tags inside the packet (the gate stands on the interface that has the address), and the
 //! escapes that `docs/lease.md` names.
 
@@ -54,9 +58,14 @@ pub fn passes_out(ctx: &TcContext) -> bool {
     if is_foreign(ctx, IPV4_ADDRESSES + 3, IPV6_ADDRESSES + 15) {
         return true;
     }
-    match speaks_for(ctx) {
-        None => true,
-        Some(address) => passes(&address),
+    let Some(source) = comes_from(ctx) else { return true };
+    if !passes(&source) {
+        return false;
+    }
+    match advertises(ctx) {
+        // Mostly it speaks for its own source, and is counted once.
+        Some(address) if address != source => passes(&address),
+        _ => true,
     }
 }
 
@@ -119,21 +128,24 @@ pub fn passes_cgroup(ctx: &SkBuffContext) -> bool {
     }
 }
 
-/// The address that a leaving packet is from, or speaks for.
+/// The address that a leaving packet is from; of ARP, the one that it speaks for.
 #[inline(always)]
-fn speaks_for(ctx: &TcContext) -> Option<AddressKey> {
+fn comes_from(ctx: &TcContext) -> Option<AddressKey> {
     match ethertype(ctx) {
         IPV4 => read::<u32>(ctx, IPV4_ADDRESSES).map(ipv4_key),
         ARP => read::<Arp>(ctx, ARP_OPERATION).map(|arp| ipv4_key(arp.sender)),
-        IPV6 => {
-            let is_icmp = read::<u8>(ctx, IPV6_NEXT_HEADER)? == ICMPV6;
-            if is_icmp && read::<u8>(ctx, ETHERNET_BYTES + IPV6_BYTES)? == ADVERTISEMENT {
-                return read::<AddressKey>(ctx, ADVERTISED);
-            }
-            read::<AddressKey>(ctx, IPV6_ADDRESSES)
-        }
+        IPV6 => read::<AddressKey>(ctx, IPV6_ADDRESSES),
         _ => None,
     }
+}
+
+/// The address that a leaving neighbour advertisement speaks for, beside the one that it is from.
+#[inline(always)]
+fn advertises(ctx: &TcContext) -> Option<AddressKey> {
+    let is_advertisement = ethertype(ctx) == IPV6
+        && read::<u8>(ctx, IPV6_NEXT_HEADER)? == ICMPV6
+        && read::<u8>(ctx, ETHERNET_BYTES + IPV6_BYTES)? == ADVERTISEMENT;
+    if is_advertisement { read::<AddressKey>(ctx, ADVERTISED) } else { None }
 }
 
 /// The address that a packet is for. Of ARP only questions: the news of others, who has it now, must come in.
