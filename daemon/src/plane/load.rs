@@ -3,14 +3,15 @@
 //! A link that is pinned gets the new program in one atomic replacement; nothing is detached in between.
 
 use std::fs;
+use std::os::fd::AsFd;
 
 use aya::maps::Map;
 use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::{XdpLink, XdpMode};
 use aya::programs::{
-    ProgramError, RawTracePoint, RawTracePointRunOptions, SchedClassifier, TcAttachType, TestRun,
-    TestRunOptions, TestRunResult, Xdp,
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, ProgramError, RawTracePoint, RawTracePointRunOptions,
+    SchedClassifier, TcAttachType, TestRun, TestRunOptions, TestRunResult, Xdp,
 };
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use aya_log::EbpfLogger;
@@ -300,6 +301,24 @@ impl Loaded {
         self.attach_tcx(GATE_LOCAL, (interface, TcAttachType::Egress), pins, &pin, |there| there != pin)
     }
 
+    /// Loads the gate of cgroups. Not with the others, for not every kernel has what it needs; and before any map is
+    /// taken, for a program is loaded with its maps.
+    pub fn load_cgroup_gate(&mut self) -> Result<(), LoadError> {
+        let name = "gate_cgroup";
+        self.cgroup_gate()?.load().map_err(|source| LoadError::Program { name, source })
+    }
+
+    /// Attaches it to both directions of a cgroup, beside whatever is there, for as long as this stands.
+    pub fn attach_cgroup_gate(&mut self, cgroup: impl AsFd) -> Result<(), LoadError> {
+        let name = "gate_cgroup";
+        for direction in [CgroupSkbAttachType::Egress, CgroupSkbAttachType::Ingress] {
+            self.cgroup_gate()?
+                .attach(cgroup.as_fd(), direction, CgroupAttachMode::Single)
+                .map_err(|source| LoadError::Program { name, source })?;
+        }
+        Ok(())
+    }
+
     /// Attaches a classifier, in the place of the pinned one if there is one that still stands; else every pin that is
     /// not to be kept goes first.
     fn attach_tcx(
@@ -360,6 +379,12 @@ impl Loaded {
     }
 
     fn classifier(&mut self, name: &'static str) -> Result<&mut SchedClassifier, LoadError> {
+        let program = self.ebpf.program_mut(name).ok_or(LoadError::NoMap(name))?;
+        program.try_into().map_err(|source| LoadError::Program { name, source })
+    }
+
+    fn cgroup_gate(&mut self) -> Result<&mut CgroupSkb, LoadError> {
+        let name = "gate_cgroup";
         let program = self.ebpf.program_mut(name).ok_or(LoadError::NoMap(name))?;
         program.try_into().map_err(|source| LoadError::Program { name, source })
     }
