@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -109,9 +109,6 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let (plane, pins, kept) =
         plane(&config, identity, &links, &sockets, &book, &granted, actions.as_ref(), &mut warnings)?;
     let adopted = if let Plane::Kernel(kernel) = &plane { kernel.adopted() } else { None };
-    if adopted.is_none() {
-        clear_addresses(actions.as_ref())?;
-    }
     plane.lease().set_slack(config.cluster().gate_slack_us());
     let clean_note = config.cluster().control().with_extension("clean");
     let clean = reserve::take_clean(&clean_note);
@@ -199,12 +196,28 @@ fn actions(config: &Config) -> Result<Option<Actions>, Refusal> {
         .map_err(|error| Refusal::because(Exit::Failed, format!("no thread for addresses: {error}")))
 }
 
-/// Takes off what a former daemon left on the interfaces. Without that no gate may go.
-fn clear_addresses(actions: Option<&Actions>) -> Result<(), Refusal> {
-    let Some(actions) = actions else { return Ok(()) };
-    actions.clear().map_err(|error| {
+/// The addresses that a former daemon had gates for.
+fn leased(config: &Config) -> Result<Vec<IpAddr>, Refusal> {
+    Pins::leased(Path::new(BPFFS), config.cluster().name())
+        .map_err(|error| Refusal::because(Exit::Pins, chain(&error)))
+}
+
+/// Takes off what a former daemon left on the interfaces, its own addresses `former` too. Until that is done, no gate may
+/// go. What was taken over stays where it is held.
+fn clear_addresses(actions: Option<&Actions>, former: &[IpAddr], is_adopted: bool) -> Result<(), Refusal> {
+    let failed = |error: &dyn std::fmt::Display| {
         Refusal::because(Exit::Failed, format!("addresses of a former daemon cannot be taken off: {error}"))
-    })
+    };
+    let clear = |actions: &Actions| {
+        let cleared = if is_adopted { actions.clear_strays(former) } else { actions.clear(former) };
+        cleared.map_err(|error| failed(&error))
+    };
+    match actions {
+        Some(actions) => clear(actions),
+        None if former.is_empty() => Ok(()),
+        // This daemon has none of its own.
+        None => clear(&Actions::start(&[], || {}).map_err(|error| failed(&error))?),
+    }
 }
 
 /// Removes the pins of the configured cluster, unless a daemon is running on them.
@@ -212,7 +225,7 @@ pub fn clear_pins(path: &Path) -> Result<(), Refusal> {
     let (config, _key) = load(path)?;
     let _locks = lock(&config)?;
     // The gates go with the pins: no address may outlive them.
-    clear_addresses(actions(&config)?.as_ref())?;
+    clear_addresses(actions(&config)?.as_ref(), &leased(&config)?, false)?;
     Pins::remove_home(Path::new(BPFFS), config.cluster().name())
         .map_err(|error| Refusal::because(Exit::Pins, format!("the pins in {BPFFS}: {error}")))
 }
@@ -304,17 +317,20 @@ fn plane(
 ) -> Result<(Plane, Option<Pins>, bool), Refusal> {
     let wanted = config.cluster().datapath();
     let why = if wanted == Datapath::Socket {
-        clear_addresses(actions)?;
-        // What a former daemon left in the kernel must not answer beside us.
-        let _ = Pins::remove_home(Path::new(BPFFS), config.cluster().name());
         "the configuration says so".to_owned()
     } else {
         match kernel_plane(config, identity, links, wanted, actions, warnings) {
             Ok((plane, pins, kept)) => return Ok((Plane::Kernel(Box::new(plane)), pins, kept)),
-            Err(refusal) if refusal.exit == Exit::Pins || wanted != Datapath::Auto => return Err(refusal),
+            // Only what keeps the programs from being had leaves the place to sockets.
+            Err(refusal) if refusal.exit != Exit::Datapath || wanted != Datapath::Auto => {
+                return Err(refusal);
+            }
             Err(refusal) => refusal.message,
         }
     };
+    // What a former daemon left in the kernel must not answer beside us; its gates go last.
+    clear_addresses(actions, &leased(config)?, false)?;
+    let _ = Pins::remove_home(Path::new(BPFFS), config.cluster().name());
     tracing::warn!(%why, "no kernel plane: plain sockets serve all links");
     if wanted != Datapath::Socket {
         warnings.push(format!("plain sockets instead of the kernel plane: {why}"));
@@ -360,16 +376,27 @@ fn kernel_plane(
         .iter()
         .map(|service| Gated { address: service.address(), interface: service.interface().to_owned() });
     let gates: Vec<_> = gates.collect();
-    let started = KernelPlane::start(object, identity, links, wanted, pins.as_ref()).and_then(|mut plane| {
+    // Before the names of the gates change: an address that is on an interface must not lose its own.
+    let former = leased(config)?;
+    let started = KernelPlane::start(object, identity, links, wanted, pins.as_ref());
+    let is_adopted = started.as_ref().is_ok_and(|plane| plane.adopted().is_some());
+    clear_addresses(actions, &former, is_adopted).inspect_err(|_| {
+        // The pins of a former daemon stay, and its gates with them, closed. Those that were just made go: they say that
+        // nothing was promised, which nobody knows.
+        if let Some(pins) = pins.as_ref().filter(|_| !kept && former.is_empty()) {
+            pins.remove_all();
+        }
+    })?;
+    let named = started.and_then(|mut plane| {
         plane.lease_addresses(&gates)?;
         Ok(plane)
     });
-    let plane = match started {
+    let plane = match named {
         Ok(plane) => plane,
         Err(error) => {
             // Nothing of a former daemon may answer beside sockets. Its gates go with its pins, so its addresses go before
-            // them; if those will not, the pins stay, and the gates with them, closed.
-            clear_addresses(actions)?;
+            // them, those that were taken over, too.
+            clear_addresses(actions, &former, false)?;
             if let Some(pins) = &pins {
                 pins.remove_all();
             }

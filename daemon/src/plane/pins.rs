@@ -5,12 +5,14 @@
 
 use std::fs;
 use std::io;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use aya::maps::MapInfo;
+use aya::maps::{HashMap, Map, MapData, MapError, MapInfo};
 use ringbeat_common::limits::{EVENT_RING_BYTES, GATES_MAX, KEYS_MAX, LINKS_MAX, SLOTS_MAX};
 use ringbeat_common::maps::{
-    ABI, ABI_OLDEST, Counters, Drops, GateLog, Latch, LeaseTable, Link, Node, Tick, Trips, Watches,
+    ABI, ABI_OLDEST, AddressKey, Counters, Drops, GateLog, Latch, LeaseTable, Link, Node, Tick, Trips,
+    Watches,
 };
 use ringbeat_common::slot::Slot;
 use rustix::fs::statfs;
@@ -77,6 +79,14 @@ pub enum PinError {
         /// What should be.
         expected: String,
     },
+    /// A pinned map cannot be read.
+    #[error("{path} cannot be read: {source}")]
+    Unreadable {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: MapError,
+    },
 }
 
 /// The pins of one cluster's node.
@@ -140,6 +150,27 @@ impl Pins {
                 let _ = fs::remove_file(entry.path());
             }
         }
+    }
+
+    /// The addresses that a former daemon of a cluster had gates for, whatever the configuration says by now. A map that
+    /// is not ours is no gate's.
+    pub fn leased(bpffs: &Path, cluster: &str) -> Result<Vec<IpAddr>, PinError> {
+        let Ok(folders) = fs::read_dir(home(bpffs, cluster)) else { return Ok(Vec::new()) };
+        let mut leased = Vec::new();
+        for folder in folders.flatten() {
+            let path = folder.path().join("ADDRESSES");
+            if !path.exists() {
+                continue;
+            }
+            let map = MapData::from_pin(&path).and_then(Map::from_map_data);
+            let map = map.map_err(|source| PinError::Unreadable { path: path.clone(), source })?;
+            let Ok(map) = HashMap::<_, AddressKey, u64>::try_from(map) else { continue };
+            for key in map.keys() {
+                let key = key.map_err(|source| PinError::Unreadable { path: path.clone(), source })?;
+                leased.push(address_of(key));
+            }
+        }
+        Ok(leased)
     }
 
     /// Removes whatever is pinned for a cluster, of any ABI, and whoever made it.
@@ -207,6 +238,15 @@ fn check_layout(folder: &Path) -> Result<(), PinError> {
     Ok(())
 }
 
+/// The address of a key in `ADDRESSES`; an IPv4 one stands there as mapped into IPv6.
+fn address_of(key: AddressKey) -> IpAddr {
+    let mut octets = [0; 16];
+    for (bytes, word) in octets.as_chunks_mut::<4>().0.iter_mut().zip(key) {
+        *bytes = word.to_ne_bytes();
+    }
+    Ipv6Addr::from(octets).to_canonical()
+}
+
 /// The folder of a cluster. bpffs refuses dots in names.
 fn home(bpffs: &Path, cluster: &str) -> PathBuf {
     bpffs.join(format!("ringbeat-{}", cluster.replace('.', "_")))
@@ -219,4 +259,19 @@ fn refuse_other_abi(path: &Path, own: &Path) -> Result<(), PinError> {
     }
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Err(PinError::Abi { path: path.to_owned(), found: name.trim_start_matches("abi").to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use ringbeat_common::maps::ipv4_key;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_the_addresses_that_they_were_made_of() {
+        let v4 = ipv4_key(u32::from_ne_bytes([10, 78, 0, 100]));
+        assert_eq!(address_of(v4), IpAddr::from([10, 78, 0, 100]));
+        let v6 = [0xfd78_0000_u32.to_be(), 0, 0, 0x100_u32.to_be()];
+        assert_eq!(address_of(v6).to_string(), "fd78::100");
+    }
 }

@@ -4,6 +4,7 @@
 //! blocks on a disk, a client or a peer. Its beat, which every frame carries to the peers, is the first thing of each
 //! round, so a loop that hangs anywhere is told by the kernel as stalled.
 
+mod ability;
 mod looks;
 mod views;
 
@@ -107,8 +108,7 @@ pub fn run(started: Started) -> Result<(), Refusal> {
         }
         runtime.round_max_ns = runtime.round_max_ns.max(boot_ns() - now_ns);
         if runtime.leave_at_ns.is_some_and(|at| boot_ns() >= at) {
-            runtime.end();
-            return Ok(());
+            return runtime.end();
         }
     }
 }
@@ -601,18 +601,19 @@ impl Runtime {
         self.view_input(membership::Input::Leaving, now_ns);
     }
 
-    fn end(&mut self) {
+    fn end(&mut self) -> Result<(), Refusal> {
         let socket = self.started.config.cluster().control();
         let _ = std::fs::remove_file(socket);
         if self.handover_until_ns > boot_ns() && matches!(self.started.plane, Plane::Kernel(_)) {
             tracing::info!("handed over");
-            return;
+            return Ok(());
         }
         self.started.plane.close();
-        let cleared = self.started.actions.as_ref().map_or(Ok(()), |actions| actions.clear());
-        if let Err(error) = cleared {
-            tracing::error!(%error, "addresses may still be there; their gates stay, closed");
-            return;
+        if let Some(actions) = &self.started.actions {
+            // With the pins the gates would go.
+            actions.clear(&[]).map_err(|error| {
+                Refusal::because(Exit::Failed, format!("stopped, but addresses cannot be taken off: {error}"))
+            })?;
         }
         if let Some(pins) = &self.started.pins {
             pins.remove_all();
@@ -623,6 +624,7 @@ impl Runtime {
             tracing::warn!(%error, "the next start will wait for promises that are over");
         }
         tracing::info!("stopped");
+        Ok(())
     }
 }
 

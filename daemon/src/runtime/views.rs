@@ -16,13 +16,9 @@ use ringbeat_core::membership::{self, Adopted, Announcement, Membership, NOBODY,
 use super::Runtime;
 use crate::address::Done;
 use crate::agreed;
-use crate::carrier;
 use crate::plane::lease::Votes;
 use crate::start::Started;
 use crate::sys::clock::boot_ns;
-
-/// Why a node without bpffs holds no address.
-const UNPINNED: &str = "nothing is pinned, so the gate would go with the daemon";
 
 /// What this node knows of one of its gates.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +37,8 @@ pub struct GateState {
     pub conflict: Option<String>,
     /// Why it cannot be served here.
     pub error: Option<String>,
+    /// The interface that its gate stands on, as of the last look; 0 for none.
+    pub(super) ifindex: u32,
 }
 
 /// The machine of views, and what its outputs have led to.
@@ -55,7 +53,7 @@ pub struct Views {
     /// When a lease by the own votes alone begins.
     pub(super) alone_at_ns: Option<u64>,
     row: u64,
-    able: u64,
+    pub(super) able: u64,
     ceiling: u64,
     /// Whether the last look found the lease other than it was told.
     lease_differs: bool,
@@ -138,13 +136,8 @@ impl Views {
 }
 
 impl Runtime {
-    /// Begins: the gates of what was taken over, the row, and what this node can serve.
+    /// Begins: what this node can serve, the gates of what was taken over with it, and the row.
     pub(super) fn begin_views(&mut self, now_ns: u64) {
-        for gate in 0..self.views.gates.len() {
-            if self.views.gates[gate].owned {
-                self.hold(gate);
-            }
-        }
         for slot in self.peer_slots() {
             if let Some(incarnation) = self.detector.incarnation(slot) {
                 self.view_input(membership::Input::Accepted { slot, incarnation }, now_ns);
@@ -359,9 +352,12 @@ impl Runtime {
         }
     }
 
-    fn hold(&self, gate: usize) {
-        if let Some(actions) = &self.started.actions {
-            actions.hold(gate);
+    /// Puts the address onto the interface that its gate stands on; without one that is left to the next look.
+    pub(super) fn hold(&mut self, gate: usize) {
+        let state = &mut self.views.gates[gate];
+        state.held = false;
+        if let Some(actions) = self.started.actions.as_ref().filter(|_| state.ifindex != 0) {
+            actions.hold(gate, state.ifindex);
         }
     }
 
@@ -380,7 +376,8 @@ impl Runtime {
                         continue;
                     };
                     let again = std::mem::replace(&mut state.held, true);
-                    if state.open && !(again || self.started.adopted && state.opened_ns == 0) {
+                    let is_adopted = self.started.adopted && state.opened_ns == 0;
+                    if state.open && !(again || is_adopted) {
                         self.announce_address(index);
                     }
                     self.tell_gate("address_added", index, stamp_ns, None);
@@ -392,6 +389,10 @@ impl Runtime {
                     tracing::warn!(why, "an address cannot be put on its interface");
                     self.tell_gate("address_failed", index, boot_ns(), Some(why));
                 }
+                Done::Stuck { index, why } => {
+                    tracing::warn!(why, "an address cannot be taken off; its gate stays, closed");
+                    self.tell_gate("address_stuck", index, boot_ns(), Some(why));
+                }
                 Done::Conflict { index, mac } => {
                     let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
                     tracing::warn!(index, mac, "a stranger uses a service address");
@@ -401,34 +402,8 @@ impl Runtime {
                     }
                     self.tell_gate("address_conflict", index, boot_ns(), Some(text));
                 }
-                Done::Cleared => {}
+                Done::Cleared(_) => {}
             }
-        }
-    }
-
-    /// What this node could serve: the interface is there and sends, and the gate stands on it.
-    pub(super) fn look_at_services(&mut self, now_ns: u64) {
-        let mut able = 0;
-        let own: Vec<&str> = self.started.config.services().iter().map(|service| service.interface()).collect();
-        let others = if own.is_empty() { Ok(()) } else { self.started.plane.gate_others(&own) };
-        for (gate, service) in self.started.config.services().iter().enumerate() {
-            let fault = carrier::fault(service.interface()).map(str::to_owned);
-            // A gate that goes with its daemon would leave the address open behind it.
-            let unpinned = self.started.pins.is_none() && self.started.plane.is_kernel();
-            let fault = fault.or_else(|| unpinned.then(|| UNPINNED.to_owned()));
-            let fault = fault.or_else(|| others.clone().err());
-            let fault = fault.or_else(|| self.started.plane.gate(service.interface()).err());
-            let Some(state) = self.views.gates.get_mut(gate) else { continue };
-            able |= u64::from(fault.is_none()) << gate;
-            let is_back = fault.is_none() && state.error.is_some() && state.owned;
-            state.error = fault.map(|fault| format!("{}: {fault}", service.interface()));
-            if is_back && let Some(actions) = &self.started.actions {
-                actions.hold(gate);
-            }
-        }
-        if able != self.views.able {
-            self.views.able = able;
-            self.view_input(membership::Input::Able { resources: able }, now_ns);
         }
     }
 
@@ -442,7 +417,7 @@ impl Runtime {
         self.started.journal.tell(event);
     }
 
-    fn tell_gate(&mut self, kind: &str, gate: usize, stamp_ns: u64, text: Option<String>) {
+    pub(super) fn tell_gate(&mut self, kind: &str, gate: usize, stamp_ns: u64, text: Option<String>) {
         let address = self.started.config.services().get(gate).map(ToString::to_string);
         tracing::info!(address, "{kind}");
         let mut event = self.record(kind, stamp_ns);

@@ -72,11 +72,11 @@ pub(super) const TESTS: &[Test] = &[
 ];
 
 /// Many runs take their time.
-const LONG: Duration = Duration::from_secs(1800);
-const ADDRESS: &str = "10.78.0.100";
+pub(super) const LONG: Duration = Duration::from_secs(1800);
+pub(super) const ADDRESS: &str = "10.78.0.100";
 
 /// How often a fault is made.
-fn runs() -> usize {
+pub(super) fn runs() -> usize {
     std::env::var("RINGBEAT_RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(3)
 }
 
@@ -91,7 +91,7 @@ fn survives(ctx: &mut Ctx, scenario: Scenario, skewed: bool) -> Result<()> {
 }
 
 /// The node that holds the address, by its own word.
-fn holder(lab: &Lab) -> Result<String> {
+pub(super) fn holder(lab: &Lab) -> Result<String> {
     let holders = || -> Vec<String> {
         let all = lab.nodes().filter_map(|node| status(&node).ok());
         let here = |status: &Status| status.addresses.iter().any(|address| address.here == "open");
@@ -101,7 +101,7 @@ fn holder(lab: &Lab) -> Result<String> {
     holders().into_iter().next().context("no holder")
 }
 
-fn lab(ctx: &Ctx) -> Result<Lab> {
+pub(super) fn lab(ctx: &Ctx) -> Result<Lab> {
     let lab = ctx.running(ctx.spec())?;
     all_up(&lab)?;
     whole(&lab)?;
@@ -109,7 +109,7 @@ fn lab(ctx: &Ctx) -> Result<Lab> {
 }
 
 /// All nodes are in one view.
-fn whole(lab: &Lab) -> Result<()> {
+pub(super) fn whole(lab: &Lab) -> Result<()> {
     wait("one view of all", || {
         let all = lab.nodes().map(|node| status(&node)).collect::<Result<Vec<Status>>>()?;
         let members = |status: &Status| status.view.as_ref().map_or(0, |view| view.members.len());
@@ -219,7 +219,7 @@ fn neighbours_follow(ctx: &mut Ctx) -> Result<()> {
 }
 
 /// Whether the address answers a datagram to a port of nobody's: with "unreachable" (RFC 1122, 3.2.2.1).
-fn answers(client: &Node<'_>, address: &str) -> Result<bool> {
+pub(super) fn answers(client: &Node<'_>, address: &str) -> Result<bool> {
     let address: IpAddr = address.parse()?;
     let asked = client.in_network(|| -> std::io::Result<bool> {
         let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -229,7 +229,9 @@ fn answers(client: &Node<'_>, address: &str) -> Result<bool> {
         socket.send(b"?")?;
         match socket.recv(&mut [0; 16]) {
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(true),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::HostUnreachable) => Ok(false),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::HostUnreachable) => {
+                Ok(false)
+            }
             other => other.map(|_| false),
         }
     })?;
@@ -303,7 +305,7 @@ fn failed_start(ctx: &mut Ctx) -> Result<()> {
 }
 
 /// The names of the gates that are pinned in the node.
-fn pinned_gates(node: &Node<'_>) -> Result<Vec<String>> {
+pub(super) fn pinned_gates(node: &Node<'_>) -> Result<Vec<String>> {
     let Ok(folder) = fs::read_dir(node.pins()?) else { return Ok(Vec::new()) };
     let names = folder.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     let names = names.collect::<Result<Vec<_>>>()?;

@@ -9,6 +9,7 @@ mod expect;
 mod forge;
 mod frame;
 mod hostile;
+mod interface;
 mod lab;
 mod links;
 mod pins;
@@ -99,7 +100,7 @@ impl Ctx {
 
 /// All groups of tests.
 fn groups() -> impl Iterator<Item = &'static Test> {
-    [lab::TESTS, daemons::TESTS, links::TESTS, hostile::TESTS, pins::TESTS, address::TESTS]
+    [lab::TESTS, daemons::TESTS, links::TESTS, hostile::TESTS, pins::TESTS, address::TESTS, interface::TESTS]
         .into_iter()
         .flatten()
 }

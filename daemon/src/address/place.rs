@@ -1,0 +1,156 @@
+//! One service address: what is wanted of it, what has become of it, and what is to be done next.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ringbeat_config::Service;
+use tokio::io::unix::AsyncFd;
+
+use super::wire;
+use crate::sys::packet::PacketSocket;
+
+/// When an address that was taken is announced, after the order to: at once, for those who lost that one, and for those who
+/// were away.
+const ANNOUNCE_MS: [u64; 7] = [0, 2, 10, 50, 200, 1000, 3000];
+/// A stranger is told of so often at the most; another one after [`CONFLICT_GRACE`].
+const CONFLICT_EVERY: Duration = Duration::from_secs(60);
+/// The former holder's last words may still be on their way for so long.
+const CONFLICT_GRACE: Duration = Duration::from_secs(1);
+
+/// What the daemon wants of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Nothing: it is not here, as far as is known.
+    Nothing,
+    /// That it is on this interface, and on no other: this is where its gate stands.
+    Held(u32),
+    /// That it is on none.
+    Gone,
+}
+
+/// An address and what is done with it.
+pub(super) struct Place {
+    pub(super) service: Service,
+    pub(super) wish: Wish,
+    pub(super) held_since: Option<Instant>,
+    /// When the wish is to be tried next.
+    pub(super) try_at: Option<Instant>,
+    /// Why it was not fulfilled when it was tried last.
+    pub(super) why: String,
+    announced_from: Option<Instant>,
+    /// Announcements that are out.
+    said: usize,
+    socket: Option<(u32, Arc<AsyncFd<PacketSocket>>)>,
+    strangers: u32,
+    told_conflict: Option<(Instant, [u8; 6])>,
+}
+
+impl Place {
+    pub(super) const fn new(service: Service) -> Self {
+        Self {
+            service,
+            wish: Wish::Nothing,
+            held_since: None,
+            try_at: None,
+            why: String::new(),
+            announced_from: None,
+            said: 0,
+            socket: None,
+            strangers: 0,
+            told_conflict: None,
+        }
+    }
+
+    /// Another wish; what was done for the last one is forgotten.
+    pub(super) fn wish(&mut self, wish: Wish) {
+        self.wish = wish;
+        (self.held_since, self.strangers) = (None, 0);
+        self.try_at = (wish != Wish::Nothing).then(Instant::now);
+        self.why.clear();
+        if !matches!(wish, Wish::Held(_)) {
+            self.announced_from = None;
+        }
+    }
+
+    /// It is to be announced from now on, as long as it is wanted.
+    pub(super) fn announce_from(&mut self, now: Instant) {
+        if matches!(self.wish, Wish::Held(_)) {
+            (self.announced_from, self.said) = (Some(now), 0);
+        }
+    }
+
+    /// When something is to be done for it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.announcement_due().into_iter().chain(self.try_at).min()
+    }
+
+    /// When the next announcement leaves.
+    fn announcement_due(&self) -> Option<Instant> {
+        let ms = ANNOUNCE_MS.get(self.said)?;
+        Some(self.announced_from.filter(|_| self.held_since.is_some())? + Duration::from_millis(*ms))
+    }
+
+    /// The announcement that is due, if one is.
+    pub(super) fn announce_if_due(&mut self, now: Instant) {
+        if self.announcement_due().is_some_and(|at| at <= now) {
+            self.said += 1;
+            self.announce();
+        }
+    }
+
+    fn announce(&mut self) {
+        let said = self.socket().and_then(|socket| {
+            let frames = wire::announcements(self.service.address(), socket.get_ref().mac());
+            frames.iter().try_for_each(|frame| socket.get_ref().send(frame))
+        });
+        if let Err(error) = said {
+            tracing::debug!(address = %self.service, %error, "an announcement could not leave");
+        }
+    }
+
+    /// The socket on its interface.
+    pub(super) fn socket(&mut self) -> io::Result<Arc<AsyncFd<PacketSocket>>> {
+        let Wish::Held(ifindex) = self.wish else { return Err(io::ErrorKind::NotFound.into()) };
+        if let Some((of, socket)) = &self.socket
+            && *of == ifindex
+        {
+            return Ok(Arc::clone(socket));
+        }
+        let hears = if self.service.address().is_ipv4() { wire::ARP } else { 0 };
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; our socket owns one descriptor for its whole life"
+        )]
+        let socket = AsyncFd::new(PacketSocket::open(ifindex, hears)?)?;
+        let socket = Arc::new(socket);
+        self.socket = Some((ifindex, Arc::clone(&socket)));
+        Ok(socket)
+    }
+
+    /// The socket by which strangers are heard, while it is held.
+    pub(super) fn ear(&self) -> Option<Arc<AsyncFd<PacketSocket>>> {
+        self.held_since?;
+        Some(Arc::clone(&self.socket.as_ref()?.1))
+    }
+
+    /// A stranger who says so twice, or once when nobody else can be meant.
+    pub(super) fn strange(&mut self, address: Ipv4Addr, mac: [u8; 6], now: Instant) -> bool {
+        let own = self.socket.as_ref().map(|(_, socket)| socket.get_ref().mac());
+        let Some(since) = self.held_since else { return false };
+        if IpAddr::V4(address) != self.service.address() || own == Some(mac) {
+            return false;
+        }
+        self.strangers += 1;
+        let sure = now > since + CONFLICT_GRACE || self.strangers > 4;
+        let told = self
+            .told_conflict
+            .is_some_and(|(at, who)| now < at + if who == mac { CONFLICT_EVERY } else { CONFLICT_GRACE });
+        if !sure || told {
+            return false;
+        }
+        self.told_conflict = Some((now, mac));
+        true
+    }
+}

@@ -1,0 +1,196 @@
+//! The thread's own loop: orders, what is due, and what the neighbours say of the addresses.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use rustix::fd::OwnedFd;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::netlink::{Netlink, NetlinkError};
+use super::place::{Place, Wish};
+use super::sweep::Sweep;
+use super::{Done, Order, wire};
+use crate::sys::clock::boot_ns;
+use crate::sys::packet::PacketSocket;
+use crate::sys::socket::interface_index;
+
+/// What has failed is tried again so often, as long as nobody calls it off.
+const AGAIN: Duration = Duration::from_millis(100);
+/// The largest ARP frame of interest.
+const FRAME_BYTES: usize = 64;
+
+/// The way back to the main loop.
+pub(super) struct Teller {
+    pub(super) say: Sender<Done>,
+    pub(super) wake: Arc<OwnedFd>,
+}
+
+impl Teller {
+    pub(super) fn tell(&self, done: Done) {
+        let _ = self.say.send(done);
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+    }
+}
+
+/// What the thread works on.
+pub(super) struct Worker<'teller> {
+    pub(super) places: Vec<Place>,
+    pub(super) teller: &'teller Teller,
+}
+
+impl Worker<'_> {
+    /// Runs until nobody orders any more, or netlink has gone.
+    pub(super) async fn run(mut self, mut orders: UnboundedReceiver<Order>) -> Result<(), NetlinkError> {
+        let mut netlink = Netlink::open()?;
+        loop {
+            let due = self.places.iter().filter_map(Place::due).min();
+            let ears: Vec<_> = self.places.iter().filter_map(Place::ear).collect();
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(order) => self.carry_out(order, &mut netlink),
+                    None => return Ok(()),
+                },
+                () = until(due) => {}
+                heard = hear(&ears) => self.take(&heard),
+            }
+            self.work(&mut netlink)?;
+        }
+    }
+
+    fn carry_out(&mut self, order: Order, netlink: &mut Netlink) {
+        match order {
+            Order::Hold { index, ifindex } => self.wish(index, Wish::Held(ifindex)),
+            Order::Release(index) => self.wish(index, Wish::Gone),
+            Order::Announce(index) => {
+                if let Some(place) = self.places.get_mut(index) {
+                    place.announce_from(Instant::now());
+                }
+            }
+            Order::Clear(extra) => {
+                self.places.iter_mut().for_each(|place| place.wish(Wish::Nothing));
+                let own = self.places.iter().map(|place| place.service.address());
+                let sweep = Sweep { gone: own.chain(extra).collect(), kept: Vec::new() };
+                self.teller.tell(Done::Cleared(sweep.run(netlink)));
+            }
+            Order::ClearStrays(extra) => {
+                let own = self.places.iter().map(|place| place.service.address());
+                let here = self.places.iter().filter_map(|place| {
+                    Some((place.service.address(), interface_index(place.service.interface()).ok()?))
+                });
+                let sweep = Sweep { gone: own.chain(extra).collect(), kept: here.collect() };
+                self.teller.tell(Done::Cleared(sweep.run(netlink)));
+            }
+        }
+    }
+
+    fn wish(&mut self, index: usize, wish: Wish) {
+        if let Some(place) = self.places.get_mut(index) {
+            place.wish(wish);
+        }
+    }
+
+    /// Wishes and announcements that are due.
+    fn work(&mut self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
+        for index in 0..self.places.len() {
+            let place = &mut self.places[index];
+            if place.try_at.is_some_and(|at| at <= Instant::now()) {
+                place.try_at = None;
+                let done = match place.wish {
+                    Wish::Nothing => continue,
+                    Wish::Held(ifindex) => hold(place, index, ifindex, netlink)?,
+                    Wish::Gone => release(place, index, netlink),
+                };
+                let place = &mut self.places[index];
+                match done {
+                    Ok(done) => {
+                        place.why.clear();
+                        self.teller.tell(done);
+                    }
+                    Err(failed) => {
+                        place.try_at = Some(Instant::now() + AGAIN);
+                        let (Done::Failed { why, .. } | Done::Stuck { why, .. }) = &failed else { continue };
+                        // Each reason once.
+                        if place.why != *why {
+                            place.why.clone_from(why);
+                            self.teller.tell(failed);
+                        }
+                    }
+                }
+            }
+            self.places[index].announce_if_due(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, frame: &[u8]) {
+        let Some((address, mac)) = wire::claim(frame) else { return };
+        let now = Instant::now();
+        for (index, place) in self.places.iter_mut().enumerate() {
+            if place.strange(address, mac, now) {
+                self.teller.tell(Done::Conflict { index, mac });
+            }
+        }
+    }
+}
+
+/// Puts the address on its interface; tells that, or why not.
+fn hold(
+    place: &mut Place,
+    index: usize,
+    ifindex: u32,
+    netlink: &mut Netlink,
+) -> Result<Result<Done, Done>, NetlinkError> {
+    match netlink.add(place.service.address(), place.service.prefix_len(), ifindex) {
+        Ok(()) => {}
+        Err(error @ NetlinkError::Gone(_)) => return Err(error),
+        Err(error) => {
+            let why = format!("{} on {}: {error}", place.service, place.service.interface());
+            return Ok(Err(Done::Failed { index, why }));
+        }
+    }
+    place.held_since = Some(Instant::now());
+    if let Err(error) = place.socket() {
+        tracing::warn!(address = %place.service, %error, "strangers are not heard");
+    }
+    Ok(Ok(Done::Held { index, stamp_ns: boot_ns() }))
+}
+
+/// Takes the address off, wherever it is; tells that it is nowhere, or what is left.
+fn release(place: &mut Place, index: usize, netlink: &mut Netlink) -> Result<Done, Done> {
+    let sweep = Sweep { gone: vec![place.service.address()], kept: Vec::new() };
+    sweep.run(netlink).map_err(|why| Done::Stuck { index, why })?;
+    place.wish(Wish::Nothing);
+    Ok(Done::Released { index, stamp_ns: boot_ns() })
+}
+
+/// Sleeps until then; for ever if there is nothing to do.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next ARP frame of any of these sockets.
+async fn hear(sockets: &[Arc<AsyncFd<PacketSocket>>]) -> Vec<u8> {
+    let mut waiting = tokio::task::JoinSet::new();
+    for socket in sockets {
+        let socket = Arc::clone(socket);
+        waiting.spawn(async move {
+            loop {
+                let Ok(mut ready) = socket.readable().await else { std::future::pending().await };
+                let mut frame = [0; FRAME_BYTES];
+                let taken = ready.try_io(|socket| socket.get_ref().receive(&mut frame));
+                if let Ok(Ok(length)) = taken {
+                    return frame[..length.min(FRAME_BYTES)].to_vec();
+                }
+            }
+        });
+    }
+    match waiting.join_next().await {
+        Some(Ok(frame)) => frame,
+        _ => std::future::pending().await,
+    }
+}

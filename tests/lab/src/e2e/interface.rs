@@ -1,0 +1,153 @@
+//! Service addresses on interfaces: taken off wherever they are, put back where somebody took them away, and given to
+//! another node where they cannot be put.
+
+use std::{fs, time::Duration};
+
+use anyhow::{Result, ensure};
+use ringbeat_control::Status;
+
+use super::{
+    ALL, Ctx, Test,
+    address::{ADDRESS, LONG, holder, lab, pinned_gates, runs, whole},
+    expect::{status, wait},
+};
+use crate::{Lab, Node, ProcessState, StartOptions};
+
+pub(super) const TESTS: &[Test] = &[
+    Test { name: "interface/renamed_under_the_address", needs: ALL, timeout: LONG, run: renamed },
+    Test { name: "interface/prefix_changed_after_a_kill", needs: ALL, timeout: LONG, run: prefix_changed },
+    Test { name: "interface/moved_after_a_kill", needs: ALL, timeout: LONG, run: interface_changed },
+    Test { name: "interface/dropped_after_a_kill", needs: ALL, timeout: LONG, run: dropped },
+    Test { name: "interface/replaced_after_a_kill", needs: ALL, timeout: LONG, run: replaced },
+    Test { name: "interface/pins_cleared_without_it", needs: ALL, timeout: LONG, run: pins_cleared },
+    Test { name: "interface/start_that_cannot_take_it_off", needs: ALL, timeout: LONG, run: cannot_take_off },
+];
+
+/// The addresses of all interfaces, as `ip` prints them.
+fn all_addresses(node: &Node<'_>) -> Result<String> {
+    let output = node.output("ip", &["-o", "addr", "show"])?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Whether the service address is on any interface of the node, with any prefix.
+fn is_anywhere(node: &Node<'_>) -> Result<bool> {
+    Ok(all_addresses(node)?.contains(&format!("{ADDRESS}/")))
+}
+
+/// A command inside that must succeed.
+fn shell(node: &Node<'_>, script: &str) -> Result<()> {
+    let output = node.output("sh", &["-c", script])?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "{}: {script}: {said}", node.name());
+    Ok(())
+}
+
+/// Writes the node's configuration anew.
+fn configure(node: &Node<'_>, change: impl Fn(&str) -> String) -> Result<()> {
+    let path = node.etc().join("ringbeat.toml");
+    let (old, new) = (fs::read_to_string(&path)?, change(&fs::read_to_string(&path)?));
+    ensure!(old != new, "the configuration is as it was");
+    Ok(fs::write(&path, new)?)
+}
+
+/// The node that holds the address is killed, and the address is still on its interface.
+fn killed_holder(lab: &Lab) -> Result<Node<'_>> {
+    let node = lab.node(&holder(lab)?)?;
+    node.kill()?;
+    wait("the daemon is dead", || Ok(node.daemon_state()? == ProcessState::Dead))?;
+    ensure!(is_anywhere(&node)?, "a dead daemon took its address off");
+    Ok(node)
+}
+
+/// A daemon that starts after a kill, with another configuration, takes the address off.
+fn starts_clean(ctx: &Ctx, change: impl Fn(&str) -> String) -> Result<()> {
+    let lab = lab(ctx)?;
+    let node = killed_holder(&lab)?;
+    configure(&node, change)?;
+    node.start(&StartOptions::default())?;
+    node.wait_ready(Duration::from_secs(10))?;
+    ensure!(!is_anywhere(&node)?, "left behind:\n{}", all_addresses(&node)?);
+    lab.down()
+}
+
+fn prefix_changed(ctx: &mut Ctx) -> Result<()> {
+    starts_clean(ctx, |text| text.replace("10.78.0.100/24", "10.78.0.100/25"))
+}
+
+fn interface_changed(ctx: &mut Ctx) -> Result<()> {
+    starts_clean(ctx, |text| text.replace("interface = \"svc0\"", "interface = \"svc1\""))
+}
+
+fn dropped(ctx: &mut Ctx) -> Result<()> {
+    starts_clean(ctx, without_addresses)
+}
+
+fn replaced(ctx: &mut Ctx) -> Result<()> {
+    starts_clean(ctx, |text| {
+        text.replace("10.78.0.100/24", "10.78.0.101/24").replace("version = 1", "version = 2")
+    })
+}
+
+/// Of another version, as it shall be with every change.
+fn without_addresses(text: &str) -> String {
+    let end = text.find("[[address]]").unwrap_or(text.len());
+    text[..end].replace("version = 1", "version = 2")
+}
+
+/// What was in force when the pins were made counts, not what the configuration says by now.
+fn pins_cleared(ctx: &mut Ctx) -> Result<()> {
+    let lab = lab(ctx)?;
+    let node = killed_holder(&lab)?;
+    configure(&node, without_addresses)?;
+    let args = vec!["--clear-pins".to_owned()];
+    node.start(&StartOptions { args, ..StartOptions::default() })?;
+    wait("the pins are cleared", || Ok(node.daemon_state()? == ProcessState::Dead))?;
+    ensure!(!node.pins()?.exists(), "pins are left: {}", node.log_tail(3)?);
+    ensure!(!is_anywhere(&node)?, "left behind, without a gate:\n{}", all_addresses(&node)?);
+    lab.down()
+}
+
+/// Without the right to take it off nothing starts, and the gate stays.
+fn cannot_take_off(ctx: &mut Ctx) -> Result<()> {
+    let lab = lab(ctx)?;
+    let node = killed_holder(&lab)?;
+    let prefix = vec!["setpriv".to_owned(), "--bounding-set=-net_admin,-sys_admin".to_owned()];
+    for args in [Vec::new(), vec!["--clear-pins".to_owned()]] {
+        let what = format!("started with {args:?}");
+        node.start(&StartOptions { prefix: prefix.clone(), args, ..StartOptions::default() })?;
+        wait(&format!("{what}: refused"), || Ok(node.daemon_state()? == ProcessState::Dead))?;
+        let said = node.log_tail(1)?;
+        ensure!(is_anywhere(&node)?, "{what}: who took it off?");
+        ensure!(!pinned_gates(&node)?.is_empty(), "{what}: the address has lost its gate: {said}");
+        ensure!(said.contains("10.78.0.100/24 on svc0"), "{what}: it says nothing of the address: {said}");
+    }
+    node.start(&StartOptions::default())?;
+    node.wait_ready(Duration::from_secs(10))?;
+    ensure!(!is_anywhere(&node)?, "left behind:\n{}", all_addresses(&node)?);
+    whole(&lab)?;
+    lab.down()
+}
+
+/// An interface that is renamed takes the address along. The node gives it up, under the new name too.
+fn renamed(ctx: &mut Ctx) -> Result<()> {
+    let lab = lab(ctx)?;
+    for round in 0..runs() {
+        let held = holder(&lab)?;
+        let node = lab.node(&held)?;
+        shell(&node, "ip link set svc0 name old0")?;
+        wait("another node serves the address", || {
+            Ok(lab
+                .nodes()
+                .any(|node| status(&node).is_ok_and(|status| status.node_name != held && is_open(&status))))
+        })?;
+        let is_off = || Ok(!is_anywhere(&node)?);
+        wait(&format!("round {round}: the address is off the renamed interface"), is_off)?;
+        shell(&node, "ip link set old0 name svc0")?;
+        wait("the node is able again", || Ok(status(&node)?.addresses[0].error.is_none()))?;
+    }
+    lab.down()
+}
+
+fn is_open(status: &Status) -> bool {
+    status.addresses.iter().all(|address| address.here == "open")
+}
