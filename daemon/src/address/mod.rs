@@ -78,6 +78,8 @@ pub enum Done {
     },
     /// Whether no address of the cluster is on an interface of this node; else where which is, and why.
     Cleared(Result<(), String>),
+    /// Nothing will be done any more.
+    Over,
 }
 
 /// Why addresses are not known to be off all interfaces. Their gates must stay.
@@ -117,6 +119,7 @@ impl Actions {
             enter();
             if let Err(error) = runtime.block_on(Worker { places, teller: &teller }.run(theirs)) {
                 tracing::error!(%error, "addresses cannot be held any more: restart this daemon");
+                teller.tell(Done::Over);
             }
         })?;
         Ok(Self { orders, done, wake })
@@ -161,6 +164,11 @@ impl Actions {
         }
     }
 
+    /// Whether the thread has ended: it can hold nothing then, and take nothing off.
+    pub fn is_over(&self) -> bool {
+        self.orders.is_closed()
+    }
+
     /// The next news, if there is any.
     pub fn next(&self) -> Option<Done> {
         let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
@@ -186,6 +194,7 @@ mod tests {
     fn nothing_is_there_of_what_was_never_put_there() {
         let actions = Actions::start(&[], || {}).expect("a thread");
         actions.clear(&["192.0.2.77".parse().expect("an address")]).expect("nothing to take off");
+        assert!(!actions.is_over());
     }
 
     #[test]
@@ -195,6 +204,7 @@ mod tests {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd"));
         let actions = Actions { orders, done, wake };
         drop((theirs, say));
+        assert!(actions.is_over());
         assert!(matches!(actions.clear(&[]), Err(ClearError::Over)));
     }
 }

@@ -1,15 +1,23 @@
 //! What this node can serve: looked at whenever a link changes, and once a second.
 //!
-//! An address that is this node's own is put on its interface from here when that comes, or comes back.
+//! An address that is this node's own is put on its interface from here when that comes, or comes back; and it goes to
+//! others when it cannot be put there.
 
 use ringbeat_core::membership;
 
 use super::Runtime;
+use crate::address::Actions;
 use crate::carrier;
+use crate::sys::clock::boot_ns;
 use crate::sys::socket::interface_index;
 
 /// Why a node without bpffs holds no address.
 const UNPINNED: &str = "nothing is pinned, so the gate would go with the daemon";
+/// Why a node without the thread of addresses holds none.
+const OVER: &str = "the thread of addresses has ended for want of netlink: restart this daemon";
+/// For how long a node that could not put an address on its interface leaves it to others.
+const BAR_NS: u64 = 10_000_000_000;
+
 impl Runtime {
     /// What this node could serve: the interface is there, sends, the gate stands on it, and the
     /// address can be put there.
@@ -18,7 +26,7 @@ impl Runtime {
         for gate in 0..self.views.gates.len() {
             let Some(service) = self.started.config.services().get(gate) else { continue };
             let interface = service.interface().to_owned();
-            let found = self.look_at_service(&interface);
+            let found = self.look_at_service(gate, &interface, now_ns);
             able |= u64::from(found.is_ok()) << gate;
             let state = &mut self.views.gates[gate];
             let had = (state.ifindex, state.error.is_none());
@@ -37,7 +45,7 @@ impl Runtime {
     }
 
     /// The interface by its number, with the gate on it; or why the address cannot be served on it.
-    fn look_at_service(&mut self, interface: &str) -> Result<u32, String> {
+    fn look_at_service(&mut self, gate: usize, interface: &str, now_ns: u64) -> Result<u32, String> {
         if let Some(fault) = carrier::fault(interface) {
             return Err(fault.to_owned());
         }
@@ -47,10 +55,32 @@ impl Runtime {
         }
         let index = || interface_index(interface).map_err(|error| error.to_string());
         let ifindex = index()?;
+        let state = &mut self.views.gates[gate];
+        if ifindex != state.ifindex {
+            // Another interface is another chance.
+            state.barred = None;
+        }
         self.started.plane.gate(interface)?;
         if index()? != ifindex {
             return Err("it has been replaced by another one".to_owned());
         }
-        Ok(ifindex)
+        if self.started.actions.as_ref().is_some_and(Actions::is_over) {
+            return Err(OVER.to_owned());
+        }
+        match &self.views.gates[gate].barred {
+            Some((until_ns, why)) if now_ns < *until_ns => Err(why.clone()),
+            _ => Ok(ifindex),
+        }
+    }
+
+    /// The address could not be put on its interface: others are to serve it, for a while.
+    pub(super) fn bar(&mut self, gate: usize, why: String) {
+        let now_ns = boot_ns();
+        tracing::warn!(why, "an address cannot be put on its interface; others are to serve it");
+        if let Some(state) = self.views.gates.get_mut(gate) {
+            state.barred = Some((now_ns + BAR_NS, why.clone()));
+        }
+        self.tell_gate("address_failed", gate, now_ns, Some(why));
+        self.look_at_services(now_ns);
     }
 }

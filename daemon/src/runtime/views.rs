@@ -39,6 +39,8 @@ pub struct GateState {
     pub error: Option<String>,
     /// The interface that its gate stands on, as of the last look; 0 for none.
     pub(super) ifindex: u32,
+    /// Until when it is not to be tried again, and why.
+    pub(super) barred: Option<(u64, String)>,
 }
 
 /// The machine of views, and what its outputs have led to.
@@ -385,10 +387,7 @@ impl Runtime {
                 Done::Released { index, stamp_ns } => {
                     self.tell_gate("address_removed", index, stamp_ns, None);
                 }
-                Done::Failed { index, why } => {
-                    tracing::warn!(why, "an address cannot be put on its interface");
-                    self.tell_gate("address_failed", index, boot_ns(), Some(why));
-                }
+                Done::Failed { index, why } => self.bar(index, why),
                 Done::Stuck { index, why } => {
                     tracing::warn!(why, "an address cannot be taken off; its gate stays, closed");
                     self.tell_gate("address_stuck", index, boot_ns(), Some(why));
@@ -403,6 +402,7 @@ impl Runtime {
                     self.tell_gate("address_conflict", index, boot_ns(), Some(text));
                 }
                 Done::Cleared(_) => {}
+                Done::Over => self.look_at_services(boot_ns()),
             }
         }
     }

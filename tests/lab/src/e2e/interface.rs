@@ -8,10 +8,10 @@ use ringbeat_control::Status;
 
 use super::{
     ALL, Ctx, Test,
-    address::{ADDRESS, LONG, holder, lab, pinned_gates, runs, whole},
-    expect::{status, wait},
+    address::{ADDRESS, LONG, answers, holder, lab, pinned_gates, runs, whole},
+    expect::{all_up, status, wait},
 };
-use crate::{Lab, Node, ProcessState, StartOptions};
+use crate::{Lab, LabSpec, Node, ProcessState, StartOptions};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "interface/renamed_under_the_address", needs: ALL, timeout: LONG, run: renamed },
@@ -21,6 +21,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "interface/replaced_after_a_kill", needs: ALL, timeout: LONG, run: replaced },
     Test { name: "interface/pins_cleared_without_it", needs: ALL, timeout: LONG, run: pins_cleared },
     Test { name: "interface/start_that_cannot_take_it_off", needs: ALL, timeout: LONG, run: cannot_take_off },
+    Test { name: "interface/cannot_have_it", needs: ALL, timeout: LONG, run: cannot_have_it },
 ];
 
 /// The addresses of all interfaces, as `ip` prints them.
@@ -150,4 +151,32 @@ fn renamed(ctx: &mut Ctx) -> Result<()> {
 
 fn is_open(status: &Status) -> bool {
     status.addresses.iter().all(|address| address.here == "open")
+}
+
+/// A node that cannot put the address on its interface does not keep it from those who can.
+fn cannot_have_it(ctx: &mut Ctx) -> Result<()> {
+    let addresses = vec!["fd78::100/64".to_owned()];
+    let lab = Lab::up(LabSpec { addresses, ..ctx.spec() })?;
+    let n1 = lab.node("n1")?;
+    shell(&n1, "echo 1 >/proc/sys/net/ipv6/conf/svc0/disable_ipv6")?;
+    lab.start_all()?;
+    all_up(&lab)?;
+    let client = lab.node("client")?;
+    shell(&client, "ip -6 addr replace fd78::fa/64 dev svc0 nodad")?;
+    let by_others = || Ok(holder(&lab)? != "n1" && answers(&client, "fd78::100")?);
+    wait("another node serves the address", by_others)?;
+    ctx.step("the first of all to serve it has failed, and says so");
+    let told = status(&n1)?.addresses[0].error.clone();
+    let events = ringbeat_control::Client::connect(&n1.socket()?)?.events(None, None)?;
+    ensure!(
+        events.iter().any(|event| event.kind == "address_failed"),
+        "n1 never tried, or did not tell: {told:?}"
+    );
+    ctx.step("mended, it can serve again");
+    shell(&n1, "echo 0 >/proc/sys/net/ipv6/conf/svc0/disable_ipv6")?;
+    wait("n1 is able again", || Ok(status(&n1)?.addresses[0].error.is_none()))?;
+    whole(&lab)?;
+    lab.node(&holder(&lab)?)?.kill()?;
+    wait("n1 serves the address", || Ok(holder(&lab)? == "n1" && answers(&client, "fd78::100")?))?;
+    lab.down()
 }
