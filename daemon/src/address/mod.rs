@@ -47,6 +47,8 @@ pub enum Done {
         index: usize,
         /// Since when.
         stamp_ns: u64,
+        /// Whether it had been held before, and somebody had taken it off.
+        was_taken_away: bool,
     },
     /// It is on no interface any more.
     Released {

@@ -1,4 +1,4 @@
-//! Requests to the kernel's routing socket (rtnetlink(7)), one at a time, each with its answer.
+//! Requests to the kernel's routing socket (rtnetlink(7)), one at a time, each with its answer; and notes of changes.
 //!
 //! The kernel answers within the call that asks, so nothing is waited for. An answer that does not come, or comes cut
 //! short, is an error and never an empty answer: what is not known to be gone counts as there.
@@ -16,10 +16,14 @@ use rtnetlink::packet_core::{
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with};
 use thiserror::Error;
+use tokio::io::unix::AsyncFd;
 
+/// The groups of linux/rtnetlink.h that tell of addresses: RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR.
+const GROUPS_ADDRESS: u32 = 0x10 | 0x100;
 /// The largest datagram that the kernel makes of a dump.
 const DATAGRAM_BYTES: usize = 64 * 1024;
 /// How long an answer may take.
@@ -227,11 +231,42 @@ fn read(bytes: &[u8]) -> Result<RouteNetlinkMessage, NetlinkError> {
 }
 
 fn requests() -> io::Result<OwnedFd> {
-    // NETLINK_ROUTE is protocol 0.
-    let family = rustix::net::AddressFamily::NETLINK;
-    let socket = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let socket = route_socket(SocketFlags::CLOEXEC)?;
     set_socket_timeout(&socket, Timeout::Recv, Some(PATIENCE))?;
     Ok(socket)
+}
+
+fn route_socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    // NETLINK_ROUTE is protocol 0.
+    Ok(socket_with(rustix::net::AddressFamily::NETLINK, SocketType::RAW, flags, None)?)
+}
+
+/// Notes of the kernel that addresses have changed. What has changed is asked of the interfaces themselves.
+pub struct Notes(AsyncFd<OwnedFd>);
+
+impl Notes {
+    /// Listens.
+    pub fn listen() -> io::Result<Self> {
+        let socket = route_socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+        bind(&socket, &SocketAddrNetlink::new(0, GROUPS_ADDRESS))?;
+        #[expect(
+            deprecated,
+            reason = "its successor is unsafe; our socket owns one descriptor for its whole life"
+        )]
+        let socket = AsyncFd::new(socket)?;
+        Ok(Self(socket))
+    }
+
+    /// Waits for some, and takes all that are there.
+    pub async fn some(&self) {
+        let Ok(mut ready) = self.0.readable().await else { std::future::pending().await };
+        let mut buffer = [0; 8192];
+        // Notes that were lost (ENOBUFS) are notes, too.
+        while let Ok(_) | Err(Errno::NOBUFS | Errno::INTR) =
+            recv(self.0.get_ref(), &mut buffer, RecvFlags::DONTWAIT)
+        {}
+        ready.clear_ready();
+    }
 }
 
 #[cfg(test)]

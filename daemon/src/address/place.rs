@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ringbeat_config::Service;
 use tokio::io::unix::AsyncFd;
 
+use super::netlink::Found;
 use super::wire;
 use crate::sys::packet::PacketSocket;
 
@@ -35,6 +36,8 @@ pub(super) struct Place {
     pub(super) service: Service,
     pub(super) wish: Wish,
     pub(super) held_since: Option<Instant>,
+    /// Whether somebody took it off, and it is not back yet.
+    pub(super) is_taken_away: bool,
     /// When the wish is to be tried next.
     pub(super) try_at: Option<Instant>,
     /// Why it was not fulfilled when it was tried last.
@@ -53,6 +56,7 @@ impl Place {
             service,
             wish: Wish::Nothing,
             held_since: None,
+            is_taken_away: false,
             try_at: None,
             why: String::new(),
             announced_from: None,
@@ -66,7 +70,7 @@ impl Place {
     /// Another wish; what was done for the last one is forgotten.
     pub(super) fn wish(&mut self, wish: Wish) {
         self.wish = wish;
-        (self.held_since, self.strangers) = (None, 0);
+        (self.held_since, self.is_taken_away, self.strangers) = (None, false, 0);
         self.try_at = (wish != Wish::Nothing).then(Instant::now);
         self.why.clear();
         if !matches!(wish, Wish::Held(_)) {
@@ -133,6 +137,13 @@ impl Place {
     pub(super) fn ear(&self) -> Option<Arc<AsyncFd<PacketSocket>>> {
         self.held_since?;
         Some(Arc::clone(&self.socket.as_ref()?.1))
+    }
+
+    /// Whether it was held, and is not among these any more.
+    pub(super) fn is_missing(&self, there: &[Found]) -> bool {
+        let Wish::Held(ifindex) = self.wish else { return false };
+        let is_it = |found: &Found| found.address == self.service.address() && found.ifindex == ifindex;
+        self.held_since.is_some() && !there.iter().any(is_it)
     }
 
     /// A stranger who says so twice, or once when nobody else can be meant.

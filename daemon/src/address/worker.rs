@@ -1,4 +1,4 @@
-//! The thread's own loop: orders, what is due, and what the neighbours say of the addresses.
+//! The thread's own loop: orders, what is due, and what the kernel and the neighbours say of the addresses.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -8,7 +8,7 @@ use rustix::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::netlink::{Netlink, NetlinkError};
+use super::netlink::{Netlink, NetlinkError, Notes};
 use super::place::{Place, Wish};
 use super::sweep::Sweep;
 use super::{Done, Order, wire};
@@ -18,6 +18,10 @@ use crate::sys::socket::interface_index;
 
 /// What has failed is tried again so often, as long as nobody calls it off.
 const AGAIN: Duration = Duration::from_millis(100);
+/// Between two looks at what is on the interfaces, should the kernel have said nothing.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks at the least, however much it says.
+const LOOK_LEAST: Duration = Duration::from_millis(10);
 /// The largest ARP frame of interest.
 const FRAME_BYTES: usize = 64;
 
@@ -44,8 +48,15 @@ impl Worker<'_> {
     /// Runs until nobody orders any more, or netlink has gone.
     pub(super) async fn run(mut self, mut orders: UnboundedReceiver<Order>) -> Result<(), NetlinkError> {
         let mut netlink = Netlink::open()?;
+        let notes = Notes::listen()
+            .inspect_err(|error| tracing::warn!(%error, "addresses are looked at once a second only"))
+            .ok();
+        let mut looked = Instant::now();
+        let mut look_at = looked + LOOK;
         loop {
-            let due = self.places.iter().filter_map(Place::due).min();
+            let holds = self.places.iter().any(|place| place.held_since.is_some());
+            let due = self.places.iter().filter_map(Place::due);
+            let due = due.chain(holds.then_some(look_at)).min();
             let ears: Vec<_> = self.places.iter().filter_map(Place::ear).collect();
             tokio::select! {
                 order = orders.recv() => match order {
@@ -53,7 +64,13 @@ impl Worker<'_> {
                     None => return Ok(()),
                 },
                 () = until(due) => {}
+                () = some(notes.as_ref()) => look_at = look_at.min(looked + LOOK_LEAST),
                 heard = hear(&ears) => self.take(&heard),
+            }
+            let now = Instant::now();
+            if look_at <= now {
+                (looked, look_at) = (now, now + LOOK);
+                self.look(&mut netlink, now)?;
             }
             self.work(&mut netlink)?;
         }
@@ -124,6 +141,25 @@ impl Worker<'_> {
         Ok(())
     }
 
+    /// Whether what is held is still there; what is not, is to be put back at once.
+    fn look(&mut self, netlink: &mut Netlink, now: Instant) -> Result<(), NetlinkError> {
+        if self.places.iter().all(|place| place.held_since.is_none()) {
+            return Ok(());
+        }
+        let there = match netlink.addresses() {
+            Ok(there) => there,
+            Err(error @ NetlinkError::Gone(_)) => return Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "the interfaces' addresses cannot be told");
+                return Ok(());
+            }
+        };
+        for place in self.places.iter_mut().filter(|place| place.is_missing(&there)) {
+            (place.held_since, place.is_taken_away, place.try_at) = (None, true, Some(now));
+        }
+        Ok(())
+    }
+
     fn take(&mut self, frame: &[u8]) {
         let Some((address, mac)) = wire::claim(frame) else { return };
         let now = Instant::now();
@@ -154,7 +190,8 @@ fn hold(
     if let Err(error) = place.socket() {
         tracing::warn!(address = %place.service, %error, "strangers are not heard");
     }
-    Ok(Ok(Done::Held { index, stamp_ns: boot_ns() }))
+    let was_taken_away = std::mem::take(&mut place.is_taken_away);
+    Ok(Ok(Done::Held { index, stamp_ns: boot_ns(), was_taken_away }))
 }
 
 /// Takes the address off, wherever it is; tells that it is nowhere, or what is left.
@@ -169,6 +206,14 @@ fn release(place: &mut Place, index: usize, netlink: &mut Netlink) -> Result<Don
 async fn until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for notes, if they are heard at all.
+async fn some(notes: Option<&Notes>) {
+    match notes {
+        Some(notes) => notes.some().await,
         None => std::future::pending().await,
     }
 }

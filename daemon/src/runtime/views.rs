@@ -373,16 +373,17 @@ impl Runtime {
     pub(super) fn take_done(&mut self) {
         while let Some(done) = self.started.actions.as_ref().and_then(|actions| actions.next()) {
             match done {
-                Done::Held { index, stamp_ns } => {
+                Done::Held { index, stamp_ns, was_taken_away } => {
                     let Some(state) = self.views.gates.get_mut(index).filter(|state| state.owned) else {
                         continue;
                     };
-                    let again = std::mem::replace(&mut state.held, true);
-                    let is_adopted = self.started.adopted && state.opened_ns == 0;
+                    let again = std::mem::replace(&mut state.held, true) && !was_taken_away;
+                    let is_adopted = self.started.adopted && state.opened_ns == 0 && !was_taken_away;
                     if state.open && !(again || is_adopted) {
                         self.announce_address(index);
                     }
-                    self.tell_gate("address_added", index, stamp_ns, None);
+                    let text = was_taken_away.then(|| "it had been taken away".to_owned());
+                    self.tell_gate("address_added", index, stamp_ns, text);
                 }
                 Done::Released { index, stamp_ns } => {
                     self.tell_gate("address_removed", index, stamp_ns, None);

@@ -9,7 +9,7 @@ use ringbeat_control::Status;
 use super::{
     ALL, Ctx, Test,
     address::{ADDRESS, LONG, answers, holder, lab, pinned_gates, runs, whole},
-    expect::{all_up, status, wait},
+    expect::{Ear, all_up, quiet, status, wait},
 };
 use crate::{Lab, LabSpec, Node, ProcessState, StartOptions};
 
@@ -22,6 +22,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "interface/pins_cleared_without_it", needs: ALL, timeout: LONG, run: pins_cleared },
     Test { name: "interface/start_that_cannot_take_it_off", needs: ALL, timeout: LONG, run: cannot_take_off },
     Test { name: "interface/cannot_have_it", needs: ALL, timeout: LONG, run: cannot_have_it },
+    Test { name: "interface/taken_away", needs: ALL, timeout: LONG, run: taken_away },
 ];
 
 /// The addresses of all interfaces, as `ip` prints them.
@@ -179,4 +180,70 @@ fn cannot_have_it(ctx: &mut Ctx) -> Result<()> {
     lab.node(&holder(&lab)?)?.kill()?;
     wait("n1 serves the address", || Ok(holder(&lab)? == "n1" && answers(&client, "fd78::100")?))?;
     lab.down()
+}
+
+/// An address that somebody takes off its interface is put back, and the view stands.
+fn taken_away(ctx: &mut Ctx) -> Result<()> {
+    let addresses = ["10.78.0.100/24", "fd78::100/64"].map(str::to_owned).to_vec();
+    let lab = ctx.running(LabSpec { addresses, ..ctx.spec() })?;
+    all_up(&lab)?;
+    whole(&lab)?;
+    let client = lab.node("client")?;
+    shell(&client, "ip -6 addr replace fd78::fa/64 dev svc0 nodad")?;
+    let node = lab.node(&holder(&lab)?)?;
+    let own = node.service_address()?;
+    let (v4, v6) = (ADDRESS, "fd78::100");
+    let ways = [
+        ("one address", "ip addr del 10.78.0.100/24 dev svc0".to_owned(), vec![v4]),
+        ("the other", "ip addr del fd78::100/64 dev svc0".to_owned(), vec![v6]),
+        ("the primary, and its secondaries with it", format!("ip addr del {own}/24 dev svc0"), vec![v4]),
+        ("all", "ip addr flush dev svc0".to_owned(), vec![v4, v6]),
+    ];
+    let are_there = |node: &Node<'_>, wanted: &[&str]| -> Result<bool> {
+        let there = all_addresses(node)?;
+        Ok(wanted.iter().all(|address| there.contains(&format!("{address}/"))))
+    };
+    for round in 0..runs() {
+        for (what, script, gone) in &ways {
+            ctx.step(&format!("round {round}: {what}"));
+            make_primary(&node, &own)?;
+            wait("both addresses are there", || are_there(&node, &[v4, v6]))?;
+            // What was done for that is told by then.
+            quiet();
+            for address in [v4, v6] {
+                wait(&format!("{address} answers"), || answers(&client, address))?;
+            }
+            let before = status(&node)?;
+            let mut ear = Ear::on(&node)?;
+            shell(&node, script)?;
+            let event = ear.hears(&format!("address_added {}", node.name()))?;
+            let text = event.text.clone().unwrap_or_default();
+            ensure!(text.contains("taken away"), "{what}: told as {event:?}");
+            wait(&format!("{gone:?} are back"), || are_there(&node, gone))?;
+            for address in gone {
+                wait(&format!("{address} answers again"), || answers(&client, address))?;
+            }
+            let after = status(&node)?;
+            ensure!(after.view == before.view && is_open(&after), "{what}: {after:?}");
+        }
+    }
+    lab.down()
+}
+
+/// Makes the node's own address the primary one of its subnet, and the service address a secondary, which goes with it.
+fn make_primary(node: &Node<'_>, own: &str) -> Result<()> {
+    let id = node.id()?;
+    shell(node, &format!("ip addr replace fd78::{id}/64 dev svc0 nodad"))?;
+    wait("the own address is the primary one", || {
+        let output = node.output("ip", &["-o", "addr", "show", "dev", "svc0", "primary"])?;
+        if String::from_utf8_lossy(&output.stdout).contains(&format!("{own}/24")) {
+            return Ok(true);
+        }
+        // The daemon puts its own back in no time: as often as it takes.
+        let steps =
+            [format!("addr del {own}/24"), format!("addr del {ADDRESS}/24"), format!("addr add {own}/24")];
+        let batch = steps.map(|step| format!("{step} dev svc0\\n")).concat();
+        shell(node, &format!("printf '{batch}' | ip -force -batch - 2>/dev/null || :"))?;
+        Ok(false)
+    })
 }
