@@ -8,10 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 
+use crate::address::netlink::{Netlink, NetlinkError};
 use crate::sys::socket::interface_flags;
 
 /// RTMGRP_LINK of linux/rtnetlink.h.
 const GROUP_LINK: u32 = 1;
+/// ARPHRD_ETHER of linux/if_arp.h.
+const TYPE_ETHER: u16 = 1;
 
 /// Tells when some link has changed.
 pub struct Carrier {
@@ -61,5 +64,35 @@ pub fn fault(interface: &str) -> Option<&'static str> {
         Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Some("no such interface"),
         // What cannot be told is not held against the link.
         Err(_) => None,
+    }
+}
+
+/// Why no service address can be on the interface, whatever its state: its gate reads Ethernet headers, and clients are to
+/// reach it. An interface keeps what it is for as long as it has its number.
+pub fn unsuited(ifindex: u32) -> Option<String> {
+    match Netlink::open().and_then(|mut netlink| netlink.kind(ifindex)) {
+        Ok((TYPE_ETHER, false)) => None,
+        Ok((TYPE_ETHER, true)) => Some("it is a dummy, which no packet leaves".to_owned()),
+        Ok((kind, _)) => {
+            Some(format!("it is no Ethernet (type {kind}), and the gate reads Ethernet headers"))
+        }
+        Err(NetlinkError::Refused(error)) if error.raw_os_error() == Some(libc::ENODEV) => {
+            Some("no such interface".to_owned())
+        }
+        Err(error) => Some(format!("what it is cannot be told: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::socket::interface_index;
+
+    #[test]
+    fn the_loopback_interface_is_no_place_for_an_address() {
+        let lo = interface_index("lo").expect("lo");
+        let why = unsuited(lo).expect("a reason");
+        assert_eq!(why, "it is no Ethernet (type 772), and the gate reads Ethernet headers");
+        assert_eq!(unsuited(i32::MAX as u32).as_deref(), Some("no such interface"));
     }
 }

@@ -19,7 +19,7 @@ const OVER: &str = "the thread of addresses has ended for want of netlink: resta
 const BAR_NS: u64 = 10_000_000_000;
 
 impl Runtime {
-    /// What this node could serve: the interface is there, sends, the gate stands on it, and the
+    /// What this node could serve: the interface is there, sends and is of the right kind, the gate stands on it, and the
     /// address can be put there.
     pub(super) fn look_at_services(&mut self, now_ns: u64) {
         let mut able = 0;
@@ -56,6 +56,12 @@ impl Runtime {
         let index = || interface_index(interface).map_err(|error| error.to_string());
         let ifindex = index()?;
         let state = &mut self.views.gates[gate];
+        let suited = state.suited.take().filter(|(of, _)| *of == ifindex);
+        let (_, unsuited) =
+            state.suited.insert(suited.unwrap_or_else(|| (ifindex, carrier::unsuited(ifindex))));
+        if let Some(why) = unsuited {
+            return Err(why.clone());
+        }
         if ifindex != state.ifindex {
             // Another interface is another chance.
             state.barred = None;

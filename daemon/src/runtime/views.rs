@@ -39,6 +39,8 @@ pub struct GateState {
     pub error: Option<String>,
     /// The interface that its gate stands on, as of the last look; 0 for none.
     pub(super) ifindex: u32,
+    /// That interface, and why no address can be on it.
+    pub(super) suited: Option<(u32, Option<String>)>,
     /// Until when it is not to be tried again, and why.
     pub(super) barred: Option<(u64, String)>,
 }

@@ -3,7 +3,7 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ringbeat_control::Status;
 
 use super::{
@@ -23,6 +23,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "interface/start_that_cannot_take_it_off", needs: ALL, timeout: LONG, run: cannot_take_off },
     Test { name: "interface/cannot_have_it", needs: ALL, timeout: LONG, run: cannot_have_it },
     Test { name: "interface/taken_away", needs: ALL, timeout: LONG, run: taken_away },
+    Test { name: "interface/no_ethernet", needs: ALL, timeout: LONG, run: no_ethernet },
 ];
 
 /// The addresses of all interfaces, as `ip` prints them.
@@ -246,4 +247,22 @@ fn make_primary(node: &Node<'_>, own: &str) -> Result<()> {
         shell(node, &format!("printf '{batch}' | ip -force -batch - 2>/dev/null || :"))?;
         Ok(false)
     })
+}
+
+/// The gates read Ethernet headers: an interface without them is none for a service address.
+fn no_ethernet(ctx: &mut Ctx) -> Result<()> {
+    let lab = Lab::up(ctx.spec())?;
+    for node in lab.nodes() {
+        configure(&node, |text| text.replace("interface = \"svc0\"", "interface = \"lo\""))?;
+    }
+    lab.start_all()?;
+    all_up(&lab)?;
+    whole(&lab)?;
+    for node in lab.nodes() {
+        let address = status(&node)?.addresses[0].clone();
+        let error = address.error.clone().with_context(|| format!("{address:?}"))?;
+        ensure!(error.contains("no Ethernet") && address.holder.is_none(), "{address:?}");
+        ensure!(!is_anywhere(&node)?, "{}", all_addresses(&node)?);
+    }
+    lab.down()
 }
