@@ -204,6 +204,8 @@ fn neighbours_follow(ctx: &mut Ctx) -> Result<()> {
         }
         let node = lab.node(&held)?;
         node.kill()?;
+        // Until then it may answer once more.
+        wait("the daemon is dead", || Ok(node.daemon_state()? == ProcessState::Dead))?;
         for address in ["10.78.0.100", "fd78::100"] {
             wait(&format!("{address} answers elsewhere"), || answers(&client, address))?;
             let output = client.output("ip", &["neigh", "show", address])?;
