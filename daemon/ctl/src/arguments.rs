@@ -16,11 +16,11 @@ pub(crate) const FOLLOW_FIRST: u32 = 10;
 #[derive(Debug, Parser)]
 #[command(name = "ringbeat", version, after_help = Exit::chapter(), arg_required_else_help = true)]
 pub(crate) struct Arguments {
-    /// How to print what is told: text to read and grep, or one JSON document.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
+    /// text, or json: the values as the daemon has them.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text, hide_possible_values = true)]
     pub(crate) output: Format,
 
-    /// The daemon's control socket [default: `control` in the configuration, /run/ringbeat/control.sock without one].
+    /// The daemon's control socket [default: that of the configuration].
     #[arg(long, global = true, value_name = "PATH")]
     pub(crate) socket: Option<PathBuf>,
 
@@ -35,24 +35,22 @@ pub(crate) struct Arguments {
 /// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// One record a line, columns aligned under a header; `-` is not known.
     Text,
-    /// The values as the daemon hands them out.
     Json,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// The daemon on one page: what runs, since when, with which rights.
+    /// The daemon on one page: state, quorum, view, lease, addresses, rights.
     Status,
-    /// The heartbeat links, and each peer on each: round trip, jitter, loss, drops by reason.
+    /// The links, and each peer on each: round trips, losses, drops.
     Link {
         /// This link only.
         id: Option<u8>,
     },
-    /// Every node's row of the connectivity graph, as it is known here.
+    /// Every node as it is known here: its state, whom it hears, its view.
     Peers,
-    /// What has happened, with the kernel's stamp and the evidence.
+    /// What has happened, oldest first, with stamps and evidence.
     Events {
         /// Go on, line by line, as it happens.
         #[arg(short, long)]
@@ -60,30 +58,36 @@ pub(crate) enum Verb {
         /// Only events after this sequence number.
         #[arg(short, long, value_name = "SEQ")]
         since: Option<u64>,
-        /// Only the newest N; to begin with, when following [default: all, 10 when following from now].
+        /// Only the newest N; with -f those to begin with [default: all, or 10].
         #[arg(short = 'n', long = "lines", value_name = "N")]
         limit: Option<u32>,
     },
-    /// Counters of daemon and kernel plane.
+    /// Counters of the daemon and of the kernel's programs.
     Stats,
-    /// Announces a planned restart: the daemon may be away for so long, and its successor goes on as it was.
+    /// Announces a planned restart of this node's daemon.
+    ///
+    /// The daemon may be away for so long, and its successor goes on as it was; to be restarted right after this.
     Handover {
         /// For how many ms, daemon_stall_ms at most.
         #[arg(long, default_value_t = 1000)]
         ms: u32,
     },
-    /// The configuration file.
+    /// Checks the configuration file, or prints one to start from.
     Config {
         #[command(subcommand)]
         verb: ConfigVerb,
     },
-    /// Makes the cluster's key, 256 bytes of the kernel's randomness, mode 0400. Never overwrites one.
+    /// Makes the cluster's key; never overwrites one.
+    ///
+    /// 256 bytes of the kernel's randomness, mode 0400; to be copied to every node.
     Keygen {
         /// Where to.
         #[arg(long, default_value = KEY_PATH)]
         path: PathBuf,
     },
-    /// Prints the completions for a shell, as in: ringbeat completions bash > /etc/bash_completion.d/ringbeat
+    /// Prints the completions for a shell.
+    ///
+    /// As in: ringbeat completions bash > /etc/bash_completion.d/ringbeat
     Completions {
         /// The shell.
         shell: Shell,
@@ -92,7 +96,7 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigVerb {
-    /// Reads the configuration as the daemon on this host would, and explains what is wrong.
+    /// Reads the configuration as the daemon would, and explains what is wrong.
     Check {
         /// This file, and not that of --config.
         file: Option<PathBuf>,
@@ -109,6 +113,17 @@ mod tests {
     #[test]
     fn the_definitions_agree_with_each_other() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_help_fits_a_terminal() {
+        let mut command = Arguments::command();
+        command.build();
+        for verb in std::iter::once(&mut command.clone()).chain(command.get_subcommands_mut()) {
+            let help = verb.render_help().to_string();
+            let wide = help.lines().find(|line| line.chars().count() > 94);
+            assert!(wide.is_none() && help.lines().count() < 40, "{help}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::arguments::Format;
 use crate::failure::Failure;
-use crate::table::Paint;
+use crate::table::{Paint, Screen};
 
 /// Columns that a diagnostic is wrapped at.
 const DIAGNOSTIC_WIDTH: usize = 110;
@@ -16,25 +16,28 @@ const DIAGNOSTIC_WIDTH: usize = 110;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
     format: Format,
-    paint: Paint,
+    screen: Screen,
 }
 
 impl Output {
-    /// To the standard output, in colour if that is a terminal.
+    /// To the standard output, in colour and no wider than it is if that is a terminal.
     pub(crate) fn new(format: Format) -> Self {
         let paint = if wants_colour(&io::stdout()) { Paint::Colour } else { Paint::Plain };
-        Self { format, paint }
+        let size = rustix::termios::tcgetwinsize(io::stdout()).ok();
+        // A serial console may say 0: it does not know.
+        let columns = size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+        Self { format, screen: Screen { paint, columns } }
     }
 
     /// Prints one value: a document for machines, the rendered text for people.
     pub(crate) fn value<T: Serialize + ?Sized>(
         self,
         value: &T,
-        render: impl FnOnce(&T, Paint) -> String,
+        render: impl FnOnce(&T, Screen) -> String,
     ) -> Result<(), Failure> {
         let document = match self.format {
             Format::Json => serde_json::to_string_pretty(value).map_err(io::Error::from)? + "\n",
-            Format::Text => render(value, self.paint),
+            Format::Text => render(value, self.screen),
         };
         self.raw(document.as_bytes())
     }
@@ -43,11 +46,11 @@ impl Output {
     pub(crate) fn line<T: Serialize + ?Sized>(
         self,
         value: &T,
-        render: impl FnOnce(&T, Paint) -> String,
+        render: impl FnOnce(&T, Screen) -> String,
     ) -> Result<(), Failure> {
         let line = match self.format {
             Format::Json => serde_json::to_string(value).map_err(io::Error::from)? + "\n",
-            Format::Text => render(value, self.paint),
+            Format::Text => render(value, self.screen),
         };
         self.raw(line.as_bytes())
     }

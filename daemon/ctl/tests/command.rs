@@ -321,7 +321,7 @@ fn a_reader_that_goes_away_ends_it_quietly() {
     assert_eq!(
         first,
         "2026-07-14T09:26:53.589793Z 5.000 peer_up n2 link=1 seq=1 verdict_to_told_us=312 heard_ms=- \
-         unanswered_ms=- credit_ms=0.000 daemon_age_us=0 by=frame incarnation=- view=- address=- text=-\n"
+         unanswered_ms=- credit_ms=0.000 daemon_age_us=0 by=- incarnation=- view=- address=- text=-\n"
     );
     drop(out);
     let mut err = String::new();

@@ -2,10 +2,10 @@
 
 use ringbeat_control::HandoverReport;
 
-use crate::table::Paint;
+use crate::table::Screen;
 
 /// One line.
-pub(crate) fn handover(report: &HandoverReport, _paint: Paint) -> String {
+pub(crate) fn handover(report: &HandoverReport, _screen: Screen) -> String {
     format!("handover: restart within {} ms; until_ns: {}\n", report.ms, report.until_ns)
 }
 
@@ -15,7 +15,7 @@ mod tests {
 
     #[test]
     fn is_one_line() {
-        let text = handover(&HandoverReport { ms: 900, until_ns: 5 }, Paint::Plain);
+        let text = handover(&HandoverReport { ms: 900, until_ns: 5 }, Screen::PIPE);
         assert_eq!(text, "handover: restart within 900 ms; until_ns: 5\n");
     }
 }

@@ -3,12 +3,12 @@
 use ringbeat_control::{LinkReport, Quantiles};
 
 use crate::table::Column::{Left, Right};
-use crate::table::{Cell, Paint, Table};
+use crate::table::{Cell, Screen, Table};
 
-pub(crate) fn links(links: &[LinkReport], paint: Paint) -> String {
+pub(crate) fn links(links: &[LinkReport], screen: Screen) -> String {
     let tables = [link_table(links), edge_table(links), drop_table(links)];
     let tables = tables.iter().enumerate().filter(|(at, table)| *at == 0 || !table.is_empty());
-    tables.map(|(_, table)| table.render(paint)).collect::<Vec<_>>().join("\n")
+    tables.map(|(_, table)| table.render(screen)).collect::<Vec<_>>().join("\n")
 }
 
 fn link_table(links: &[LinkReport]) -> Table {
@@ -33,6 +33,20 @@ fn link_table(links: &[LinkReport]) -> Table {
         Right("SEND_ERRORS"),
         Right("DROPS"),
         Left("NOTE"),
+    ])
+    .spare(&[
+        "IFINDEX",
+        "FORCED",
+        "PORT",
+        "COUNT",
+        "INTERVAL_US",
+        "LATE_P50_US",
+        "SKIPPED",
+        "LATE_MAX_US",
+        "PROFILE",
+        "ADDRESS",
+        "LATE_P99_US",
+        "DEADLINE_US",
     ]);
     for link in links {
         let [late_p50, late_p99, late_max] = cells(&link.probe_lateness_us);
@@ -87,6 +101,17 @@ fn edge_table(links: &[LinkReport]) -> Table {
         Right("LOST"),
         Right("LOSS_PERMILLE"),
         Right("HEARD_MS"),
+    ])
+    .spare(&[
+        "JITTER_P50_US",
+        "JITTER_MAX_US",
+        "LOSS_PERMILLE",
+        "ANSWERED",
+        "JITTER_P99_US",
+        "SENT",
+        "PEER",
+        "RTT_P50_US",
+        "RTT_P99_US",
     ]);
     for (link, edge) in links.iter().flat_map(|link| link.peers.iter().map(move |edge| (link, edge))) {
         let [rtt_p50, rtt_p99, rtt_max] = cells(&edge.round_trip_us);
@@ -140,12 +165,14 @@ mod tests {
 
     #[test]
     fn golden() {
-        assert_golden("link.txt", &links(&samples::links(), Paint::Plain));
+        assert_golden("link.txt", &links(&samples::links(), Screen::PIPE));
+        let narrow = Screen { columns: Some(80), ..Screen::PIPE };
+        assert_golden("link_80.txt", &links(&samples::links(), narrow));
     }
 
     #[test]
     fn without_peers_and_drops_there_are_no_tables_for_them() {
-        let text = links(&[], Paint::Plain);
+        let text = links(&[], Screen::PIPE);
         assert_eq!(text.lines().count(), 1);
         assert!(text.starts_with("RECORD  LINK"), "{text}");
     }

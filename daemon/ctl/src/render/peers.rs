@@ -3,9 +3,9 @@
 use ringbeat_control::PeerReport;
 
 use crate::table::Column::{Left, Right};
-use crate::table::{Cell, Paint, Table};
+use crate::table::{Cell, Screen, Table};
 
-pub(crate) fn peers(peers: &[PeerReport], paint: Paint) -> String {
+pub(crate) fn peers(peers: &[PeerReport], screen: Screen) -> String {
     let mut table = Table::new([
         Right("ID"),
         Left("NAME"),
@@ -18,7 +18,8 @@ pub(crate) fn peers(peers: &[PeerReport], paint: Paint) -> String {
         Left("HEARS"),
         Right("ROW_AGE_MS"),
         Left("VIEW"),
-    ]);
+    ])
+    .spare(&["ROW_AGE_MS", "CONFIG", "OWN", "DAEMON_AGE_MS", "HEARS"]);
     for peer in peers {
         let links = peer.links.iter().map(|link| format!("{}:{}", link.id, link.state));
         let hears = peer.hears.iter().map(u8::to_string);
@@ -36,7 +37,7 @@ pub(crate) fn peers(peers: &[PeerReport], paint: Paint) -> String {
             Cell::from(&peer.view),
         ]);
     }
-    table.render(paint)
+    table.render(screen)
 }
 
 #[cfg(test)]
@@ -46,6 +47,6 @@ mod tests {
 
     #[test]
     fn golden() {
-        assert_golden("peers.txt", &peers(&samples::peers(), Paint::Plain));
+        assert_golden("peers.txt", &peers(&samples::peers(), Screen::PIPE));
     }
 }

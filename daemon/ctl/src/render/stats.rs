@@ -3,9 +3,9 @@
 use ringbeat_control::Stats;
 
 use crate::table::Column::{Left, Right};
-use crate::table::{Cell, Paint, Table};
+use crate::table::{Cell, Screen, Table};
 
-pub(crate) fn stats(stats: &Stats, paint: Paint) -> String {
+pub(crate) fn stats(stats: &Stats, screen: Screen) -> String {
     let mut table = Table::new([Left("NAME"), Right("VALUE")]);
     let mut push = |name: String, value: Cell| table.push([Cell::from(name), value]);
     let count = |value: u64| Cell::from(value.to_string());
@@ -28,7 +28,9 @@ pub(crate) fn stats(stats: &Stats, paint: Paint) -> String {
     ] {
         push(name.to_owned(), value);
     }
-    for (name, value) in &stats.extra {
+    let mut extra = stats.extra.iter().collect::<Vec<_>>();
+    extra.sort_by_cached_key(|(name, _)| by_number(name));
+    for (name, value) in extra {
         push(name.clone(), count(*value));
     }
     for link in &stats.links {
@@ -56,7 +58,12 @@ pub(crate) fn stats(stats: &Stats, paint: Paint) -> String {
             push(format!("gate.{}.{name}", gate.index), count(value));
         }
     }
-    table.render(paint)
+    table.render(screen)
+}
+
+/// A key that sorts `over_5_ms` before `over_10_ms`.
+fn by_number(name: &str) -> Vec<(u64, String)> {
+    name.split('_').map(|word| (word.parse().unwrap_or(0), word.to_owned())).collect()
 }
 
 #[cfg(test)]
@@ -66,6 +73,15 @@ mod tests {
 
     #[test]
     fn golden() {
-        assert_golden("stats.txt", &stats(&samples::stats(), Paint::Plain));
+        assert_golden("stats.txt", &stats(&samples::stats(), Screen::PIPE));
+    }
+    #[test]
+    fn numbers_in_names_are_sorted_as_numbers() {
+        let mut stats = samples::stats();
+        let names = ["silences_over_10_ms", "silences_over_5_ms", "messages_refused"];
+        stats.extra = names.map(|name| (name.to_owned(), 0)).into();
+        let text = super::stats(&stats, Screen::PIPE);
+        let at = |name: &str| text.find(name).expect("a line of it");
+        assert!(at(names[2]) < at(names[1]) && at(names[1]) < at(names[0]), "{text}");
     }
 }

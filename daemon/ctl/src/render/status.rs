@@ -2,10 +2,10 @@
 
 use ringbeat_control::{LeaseReport, Status};
 
-use crate::table::{Paint, Tone, one_line};
+use crate::table::{Paint, Screen, Tone, one_line};
 
-pub(crate) fn status(status: &Status, paint: Paint) -> String {
-    let mut page = Page { text: String::new(), paint };
+pub(crate) fn status(status: &Status, screen: Screen) -> String {
+    let mut page = Page { text: String::new(), paint: screen.paint };
     page.plain("cluster", &status.cluster);
     page.plain("node", &status.node_name);
     page.plain("node_id", &status.node_id.to_string());
@@ -128,19 +128,19 @@ mod tests {
 
     #[test]
     fn golden() {
-        assert_golden("status.txt", &status(&samples::status(), Paint::Plain));
-        assert_golden("status_degraded.txt", &status(&samples::status_degraded(), Paint::Plain));
+        assert_golden("status.txt", &status(&samples::status(), Screen::PIPE));
+        assert_golden("status_degraded.txt", &status(&samples::status_degraded(), Screen::PIPE));
     }
 
     #[test]
     fn colour_marks_what_is_wrong_and_nothing_else_changes() {
-        let coloured = status(&samples::status_degraded(), Paint::Colour);
+        let coloured = status(&samples::status_degraded(), Screen { paint: Paint::Colour, columns: None });
         assert!(coloured.contains("peers_up: \x1b[31m0 of 2\x1b[0m\n"), "{coloured:?}");
         let mut plain = coloured;
         for colour in ["\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[0m"] {
             plain = plain.replace(colour, "");
         }
-        assert_eq!(plain, status(&samples::status_degraded(), Paint::Plain));
+        assert_eq!(plain, status(&samples::status_degraded(), Screen::PIPE));
     }
 
     #[test]
