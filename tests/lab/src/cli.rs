@@ -3,10 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::process::ExitStatusExt as _,
     path::PathBuf,
-    process::ExitCode,
+    process::{ExitCode, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -164,7 +164,7 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
             let status = open()?.status()?;
             say(output, table(&status).trim_end(), serde_json::to_value(&status)?)
         }
-        Command::Exec { node, command } => exec(&open()?, &node, &command),
+        Command::Exec { node, command } => exec(&open()?, &node, &command, output),
         Command::Kill { node } => fault("kill", &node, open()?.node(&node)?.kill()?),
         Command::Pause { node } => fault("pause", &node, open()?.node(&node)?.pause()?),
         Command::Resume { node } => fault("resume", &node, open()?.node(&node)?.resume()?),
@@ -201,35 +201,64 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
     }
 }
 
-fn exec(lab: &Lab, node: &str, line: &[String]) -> Result<ExitCode> {
+/// Runs the command to its end. In JSON what it says is held back until then, and comes as one object.
+fn exec(lab: &Lab, node: &str, line: &[String], output: Output) -> Result<ExitCode> {
     let node = lab.node(node)?;
     let mut command = node.command(&line[0])?;
     command.args(&line[1..]).current_dir(std::env::current_dir()?);
-    let status = node.spawn(&mut command)?.wait()?;
+    if output == Output::Text {
+        return Ok(ExitCode::from(code_of(node.spawn(&mut command)?.wait()?)));
+    }
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let said = node.spawn(&mut command)?.wait_with_output()?;
+    let code = code_of(said.status);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&said.stdout), text(&said.stderr));
+    say(output, "", json!({"node": node.name(), "code": code, "stdout": stdout, "stderr": stderr}))?;
+    Ok(ExitCode::from(code))
+}
+
+/// An exit code as a shell has it.
+fn code_of(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
-    Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1)
 }
 
 fn logs(lab: &Lab, node: &str, follow: bool, output: Output) -> Result<ExitCode> {
     let path = lab.node(node)?.log_path();
     let mut file = File::open(&path).with_context(|| format!("{node} has written nothing yet"))?;
-    if output == Output::Json {
+    if output == Output::Json && !follow {
         let mut text = String::new();
         file.read_to_string(&mut text)?;
         let lines: Vec<&str> = text.lines().collect();
         return say(output, "", json!({"node": node, "path": path, "lines": lines}));
     }
+    let (mut stdout, mut unsaid) = (io::stdout(), Vec::new());
     loop {
-        io::copy(&mut file, &mut io::stdout())?;
-        io::stdout().flush()?;
-        // The lab may have ended, and its files with it.
-        if !follow || !path.exists() {
+        // The lab may have ended, and its files with it: what it wrote before that is still shown.
+        let more = follow && path.exists();
+        file.read_to_end(&mut unsaid)?;
+        match output {
+            Output::Text => stdout.write_all(&std::mem::take(&mut unsaid))?,
+            Output::Json => {
+                for line in whole_lines(&mut unsaid) {
+                    writeln!(stdout, "{}", json!({"node": node, "line": line}))?;
+                }
+            }
+        }
+        stdout.flush()?;
+        if !more {
             return Ok(ExitCode::SUCCESS);
         }
         thread::sleep(FOLLOW_EVERY);
-        let here = file.stream_position()?;
-        file.seek(SeekFrom::Start(here))?;
     }
+}
+
+/// Takes the lines out that have their end; the beginning of the next one stays.
+fn whole_lines(bytes: &mut Vec<u8>) -> Vec<String> {
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let whole: Vec<u8> = bytes.drain(..end).collect();
+    String::from_utf8_lossy(&whole).lines().map(str::to_owned).collect()
 }
 
 fn table(status: &LabStatus) -> String {
@@ -275,4 +304,25 @@ fn say(output: Output, text: &str, value: Value) -> Result<ExitCode> {
         Output::Json => println!("{value}"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_lines_are_said() {
+        let mut bytes = b"one\ntw".to_vec();
+        assert_eq!(whole_lines(&mut bytes), ["one"]);
+        assert_eq!(whole_lines(&mut bytes), [""; 0]);
+        bytes.extend(b"o\n\nthree\n");
+        assert_eq!(whole_lines(&mut bytes), ["two", "", "three"]);
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn codes_are_those_of_a_shell() {
+        assert_eq!(code_of(ExitStatus::from_raw(3 << 8)), 3);
+        assert_eq!(code_of(ExitStatus::from_raw(9)), 137);
+    }
 }

@@ -34,6 +34,12 @@ enum Command {
         #[arg(last = true)]
         line: Vec<String>,
     },
+    /// Says whether a line after this would be understood, and does nothing else
+    #[command(hide = true)]
+    Parse {
+        #[arg(last = true)]
+        line: Vec<String>,
+    },
     /// One end-to-end test in a process of its own
     #[command(hide = true)]
     E2eRun { test: String, lab: String },
@@ -66,6 +72,42 @@ fn run() -> Result<ExitCode> {
         Command::E2e(args) => ringbeat_lab::e2e::run(&args),
         Command::NodeInit { name, home } => ringbeat_lab::init_main(&name, &home).map(|()| ExitCode::FAILURE),
         Command::NodeStart { line } => ringbeat_lab::start_main(&line).map(|()| ExitCode::SUCCESS),
+        Command::Parse { line } => Ok(parse(&line)),
         Command::E2eRun { test, lab } => Ok(ringbeat_lab::e2e::run_one(&test, &lab)),
+    }
+}
+
+/// For the test of the documents: a line is good if it is understood, or asks for the help.
+fn parse(line: &[String]) -> ExitCode {
+    let program = "ringbeat-lab".to_owned();
+    match Cli::try_parse_from(std::iter::once(&program).chain(line)) {
+        Err(error) if error.use_stderr() => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_line_with_a_slip_is_not_understood() {
+        let good = |line: &str| {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            parse(&words) == ExitCode::SUCCESS
+        };
+        assert!(good("lab exec n1 -- ringbeat status") && good("bench calm --seconds 600 --load 2 -o json"));
+        assert!(good("lab --help") && good("lab -o json exec n1 -- true") && good("e2e --repeat 20 killed"));
+        assert!(!good("lab exce n1 -- ringbeat status") && !good("bench calm --second 600"));
+        assert!(!good("bench detect --scenario kil") && !good("bench detect") && !good("bnech calm"));
     }
 }
