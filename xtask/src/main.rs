@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask setup`, `test`, `demo`, `lab`, `bench`, `verify`, `fix`, `tidy`.
+//! The project's own commands: `cargo xtask setup`, `build`, `test`, `demo`, `lab`, `bench`, `verify`, `fix`, `tidy`.
 //!
 //! This crate is the first thing that compiles on a fresh machine, so it depends on nothing but argument
 //! parsing, errors and JSON. It only starts other programs and reads what they say: what a lab, a demo or a
@@ -50,7 +50,7 @@ enum Verb {
     /// Three nodes, some faults, and how fast each was told (arguments go to the lab)
     #[command(disable_help_flag = true)]
     Demo(Passed),
-    /// Measure: `bench detect`, `bench calm`, `bench datapath` (arguments go to the lab)
+    /// Measure: `bench detect`, `failover`, `calm` or `datapath` (arguments go to the lab)
     #[command(disable_help_flag = true)]
     Bench(Passed),
     /// Run every test and print one closing line that counts
@@ -156,6 +156,47 @@ mod tests {
             passed(&["xtask", "bench", "detect", "--scenario", "kill", "-h"]),
             ["detect", "--scenario", "kill", "-h"]
         );
+    }
+
+    /// The `cargo xtask` commands of a page: after a backtick, or where a line begins.
+    fn shown(text: &str) -> Vec<Vec<&str>> {
+        let pieces = text.lines().flat_map(|line| line.split('`')).map(str::trim);
+        let commands = pieces.filter(|piece| piece.starts_with("cargo xtask "));
+        commands
+            .map(|line| line.split(" #").next().unwrap_or(line).split_whitespace().skip(1).collect())
+            .collect()
+    }
+
+    fn is_understood(words: &[&str]) -> bool {
+        Arguments::try_parse_from(words).is_ok()
+    }
+
+    #[test]
+    fn the_pages_show_commands_that_exist() {
+        let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let docs =
+            std::fs::read_dir(top.join("docs")).expect("a folder").map(|page| page.expect("a page").path());
+        let pages = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "packaging/README.md"];
+        let mut count = 0;
+        for page in pages.map(|page| top.join(page)).into_iter().chain(docs) {
+            let text = std::fs::read_to_string(&page).expect("a page");
+            for words in shown(&text) {
+                assert!(is_understood(&words), "{}: cargo {}", page.display(), words.join(" "));
+                count += 1;
+            }
+        }
+        assert!(count > 20, "only {count} commands");
+    }
+
+    #[test]
+    fn a_slip_in_a_page_is_noticed() {
+        let page = "Run `cargo xtask verify`:\n\n    cargo xtask test --only e2e   # a comment\n";
+        assert_eq!(shown(page), [vec!["xtask", "verify"], vec!["xtask", "test", "--only", "e2e"]]);
+        assert!(shown(page).iter().all(|words| is_understood(words)));
+        for (right, wrong) in [("verify", "verfiy"), ("--only", "--olny"), ("e2e", "e2")] {
+            let page = page.replace(right, wrong);
+            assert_eq!(shown(&page).iter().filter(|words| !is_understood(words)).count(), 1, "{wrong}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -23,57 +24,79 @@ struct Thing {
     name: &'static str,
     /// What it is for, in words for whoever wonders why it is being installed.
     why: &'static str,
-    /// Without it nothing works. Else the project builds and runs without its kernel programs, and says so.
+    /// Without it nothing works. Else the project builds and runs, and says what it does without.
     required: bool,
+    /// What there is not until then, if it is not required.
+    without: &'static str,
     source: Source,
 }
 
 /// Where a thing comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
-    /// The sources of Rust's own library, a component of the pinned toolchain.
-    RustSources,
+    /// A component of the pinned toolchain; this file of it, below the toolchain's folder, shows that it is there.
+    Rustup { file: &'static str },
     /// The linker for kernel programs, compiled from the crate registry.
     BpfLinker,
     /// A Debian package; the program shows that it is there where there is no dpkg to ask.
     Debian { program: &'static str },
 }
 
-const THINGS: [Thing; 6] = [
+const THINGS: [Thing; 8] = [
     Thing {
         name: "rust-src",
         why: "the kernel programs compile Rust's `core` for the BPF target",
         required: false,
-        source: Source::RustSources,
+        without: "there are no kernel programs",
+        source: Source::Rustup { file: "lib/rustlib/src/rust/library/core/Cargo.toml" },
+    },
+    Thing {
+        name: "rustfmt",
+        why: "`verify` checks the format, `fix` repairs it",
+        required: false,
+        without: "`verify` and `fix` fail",
+        source: Source::Rustup { file: "bin/rustfmt" },
+    },
+    Thing {
+        name: "clippy",
+        why: "`verify` checks the lints, `fix` repairs what it can",
+        required: false,
+        without: "`verify` and `fix` fail",
+        source: Source::Rustup { file: "bin/cargo-clippy" },
     },
     Thing {
         name: "bpf-linker",
         why: "links the kernel programs (compiles for 3 to 6 minutes on two cores)",
         required: false,
+        without: "there are no kernel programs",
         source: Source::BpfLinker,
     },
     Thing {
         name: "ethtool",
         why: "the lab switches offloads of its virtual links",
         required: true,
+        without: "",
         source: Source::Debian { program: "ethtool" },
     },
     Thing {
         name: "iproute2",
         why: "the lab makes its namespaces, links and bridges with `ip` and `tc`",
         required: true,
+        without: "",
         source: Source::Debian { program: "ip" },
     },
     Thing {
         name: "util-linux",
         why: "`nsenter` runs commands inside the lab's nodes",
         required: true,
+        without: "",
         source: Source::Debian { program: "nsenter" },
     },
     Thing {
         name: "procps",
         why: "`ps` and `sysctl` look at the lab's nodes and set them up",
         required: true,
+        without: "",
         source: Source::Debian { program: "sysctl" },
     },
 ];
@@ -93,6 +116,8 @@ struct Outcome {
     name: &'static str,
     why: &'static str,
     required: bool,
+    #[serde(skip)]
+    without: &'static str,
     #[serde(flatten)]
     state: State,
 }
@@ -107,7 +132,8 @@ impl Outcome {
             State::There => format!("{:<12} there", self.name),
             State::Installed => format!("{:<12} installed", self.name),
             State::ToDo { command, reason } => {
-                let without = if self.required { "" } else { "; until then there are no kernel programs" };
+                let without =
+                    if self.required { String::new() } else { format!("; until then {}", self.without) };
                 format!("{:<12} to do: {command}  ({reason}{without})", self.name)
             }
         }
@@ -144,8 +170,9 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<()> {
 fn bring(workspace: &Workspace) -> Result<Vec<Outcome>> {
     let channel = pinned_channel(workspace)?;
     let packages = Packages::ask(workspace);
+    let toolchain = toolchain(workspace);
     let is_there = |thing: &Thing| match thing.source {
-        Source::RustSources => has_rust_sources(workspace),
+        Source::Rustup { file } => has_file(toolchain.as_deref(), file),
         Source::BpfLinker => has_bpf_linker(workspace),
         Source::Debian { program } => packages.has(thing.name, program),
     };
@@ -156,32 +183,36 @@ fn bring(workspace: &Workspace) -> Result<Vec<Outcome>> {
         missing.into_iter().partition(|thing| matches!(thing.source, Source::Debian { .. }));
     states.extend(install_packages(workspace, &debian));
     for thing in rust {
-        let (command, has): (Command, fn(&Workspace) -> bool) = match thing.source {
-            Source::BpfLinker => (cargo_install(workspace), has_bpf_linker),
-            _ => (rustup_add(workspace, &channel), has_rust_sources),
+        let state = match thing.source {
+            Source::Rustup { file } => {
+                let command = rustup_add(workspace, &channel, thing.name);
+                install(thing, command, || has_file(toolchain.as_deref(), file))
+            }
+            _ => install(thing, cargo_install(workspace), || has_bpf_linker(workspace)),
         };
-        states.push((thing, install(workspace, thing, command, has)));
+        states.push((thing, state));
     }
     // In the order of the table, however the work was grouped.
     Ok(THINGS
         .iter()
         .filter_map(|thing| {
             let (_, state) = states.iter().find(|(other, _)| other.name == thing.name)?;
-            Some(Outcome { name: thing.name, why: thing.why, required: thing.required, state: state.clone() })
+            Some(Outcome {
+                name: thing.name,
+                why: thing.why,
+                required: thing.required,
+                without: thing.without,
+                state: state.clone(),
+            })
         })
         .collect())
 }
 
 /// Runs one installer, then believes only another look.
-fn install(
-    workspace: &Workspace,
-    thing: &Thing,
-    mut installer: Command,
-    has: fn(&Workspace) -> bool,
-) -> State {
+fn install(thing: &Thing, mut installer: Command, is_there: impl FnOnce() -> bool) -> State {
     eprintln!("installing {}: {}", thing.name, thing.why);
     let result = process::with_progress(thing.name, &mut installer);
-    if has(workspace) {
+    if is_there() {
         return State::Installed;
     }
     State::ToDo { command: words(&installer), reason: reason(result) }
@@ -246,16 +277,19 @@ fn channel_of(toml: &str) -> Option<String> {
     value.split('"').nth(1).map(str::to_string)
 }
 
-fn has_rust_sources(workspace: &Workspace) -> bool {
-    process::output_of(workspace.program("rustc").args(["--print", "sysroot"])).is_some_and(|sysroot| {
-        let sysroot = std::path::Path::new(sysroot.trim());
-        sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file()
-    })
+/// The folder of the toolchain that compiles this.
+fn toolchain(workspace: &Workspace) -> Option<PathBuf> {
+    let sysroot = process::output_of(workspace.program("rustc").args(["--print", "sysroot"]))?;
+    Some(PathBuf::from(sysroot.trim()))
 }
 
-fn rustup_add(workspace: &Workspace, channel: &str) -> Command {
+fn has_file(toolchain: Option<&Path>, file: &str) -> bool {
+    toolchain.is_some_and(|toolchain| toolchain.join(file).is_file())
+}
+
+fn rustup_add(workspace: &Workspace, channel: &str, component: &str) -> Command {
     let mut command = workspace.program("rustup");
-    command.args(["component", "add", "rust-src", "--toolchain", channel]);
+    command.args(["component", "add", component, "--toolchain", channel]);
     command
 }
 
@@ -332,7 +366,7 @@ fn reason(result: Result<()>) -> String {
 
 /// A command as one would type it.
 fn words(command: &Command) -> String {
-    let program = std::path::Path::new(command.get_program());
+    let program = Path::new(command.get_program());
     let name = program.file_name().unwrap_or(command.get_program());
     std::iter::once(name)
         .chain(command.get_args())
@@ -361,13 +395,14 @@ mod tests {
     #[test]
     fn each_thing_gets_one_line() {
         let state = State::ToDo { command: "rustup component add rust-src".into(), reason: "offline".into() };
-        let outcome = Outcome { name: "rust-src", why: "", required: false, state };
+        let without = "there are no kernel programs";
+        let outcome = Outcome { name: "rust-src", why: "", required: false, without, state };
         assert_eq!(
             outcome.line(),
             "rust-src     to do: rustup component add rust-src  \
              (offline; until then there are no kernel programs)"
         );
-        let outcome = Outcome { name: "ethtool", why: "", required: true, state: State::There };
+        let outcome = Outcome { name: "ethtool", why: "", required: true, without: "", state: State::There };
         assert_eq!(outcome.line(), "ethtool      there");
     }
 
@@ -379,9 +414,17 @@ mod tests {
 
     #[test]
     fn the_json_names_the_state() {
-        let outcome = Outcome { name: "ethtool", why: "links", required: true, state: State::Installed };
+        let outcome =
+            Outcome { name: "ethtool", why: "links", required: true, without: "", state: State::Installed };
         let value = serde_json::to_value(outcome).expect("plain values");
         assert_eq!(value["state"], "installed");
         assert_eq!(value["name"], "ethtool");
+    }
+
+    #[test]
+    fn what_is_not_required_says_what_there_is_without_it() {
+        for thing in THINGS {
+            assert_eq!(thing.required, thing.without.is_empty(), "{}", thing.name);
+        }
     }
 }
