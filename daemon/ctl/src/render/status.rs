@@ -79,7 +79,8 @@ fn lease(lease: &LeaseReport) -> (Tone, String) {
     };
     if lease.lapses > 0 {
         let longest = ms(i64::try_from(lease.lapse_max_us).unwrap_or(i64::MAX));
-        text = format!("{text}, lapsed {} times, {longest} at the longest", lease.lapses);
+        let times = if lease.lapses == 1 { "once".to_owned() } else { format!("{} times", lease.lapses) };
+        text = format!("{text}, lapsed {times}, {longest} at the longest");
     }
     (tone, text)
 }
