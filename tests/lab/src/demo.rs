@@ -156,7 +156,7 @@ fn holder(lab: &Lab) -> Result<String> {
 }
 
 /// What every move of the address has, in the order in which it has to come.
-const MOMENTS: [&str; 7] =
+pub(crate) const MOMENTS: [&str; 7] =
     ["fault", "verdict", "told", "announced", "lease out", "gate opened", "first answer"];
 
 /// The address moves because something happens to its holder.

@@ -5,6 +5,7 @@
 
 mod address;
 mod daemons;
+mod docs;
 mod expect;
 mod forge;
 mod frame;
@@ -100,7 +101,16 @@ impl Ctx {
 
 /// All groups of tests.
 fn groups() -> impl Iterator<Item = &'static Test> {
-    [lab::TESTS, daemons::TESTS, links::TESTS, hostile::TESTS, pins::TESTS, address::TESTS, interface::TESTS]
-        .into_iter()
-        .flatten()
+    [
+        lab::TESTS,
+        daemons::TESTS,
+        links::TESTS,
+        hostile::TESTS,
+        pins::TESTS,
+        address::TESTS,
+        interface::TESTS,
+        docs::TESTS,
+    ]
+    .into_iter()
+    .flatten()
 }
