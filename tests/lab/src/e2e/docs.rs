@@ -13,6 +13,7 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -27,10 +28,13 @@ use crate::{
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "docs/commands", needs: ALL, timeout: TIMEOUT, run: commands },
+    Test { name: "docs/benches", needs: ALL, timeout: LONG, run: benches },
     Test { name: "docs/demo", needs: ALL, timeout: TIMEOUT, run: demo },
     Test { name: "docs/lab_speaks_json", needs: ALL, timeout: TIMEOUT, run: lab_speaks_json },
 ];
 
+/// Benches take their time.
+const LONG: Duration = Duration::from_secs(180);
 /// Commands that are shown and not run, and why.
 const LEFT: [(&str, &str); 5] = [
     ("systemctl", "a node of a lab has no systemd"),
@@ -367,6 +371,39 @@ fn against(sample: &str, answer: &str) -> Vec<String> {
     objections
 }
 
+/// The results of the benches have the fields that the page has of them, and no others.
+fn benches(ctx: &mut Ctx) -> Result<()> {
+    let name = ctx.name("bench");
+    let page = pages()?.into_iter().find(|(name, _)| name == "docs/testing.md").context("no such page")?.1;
+    for line in [
+        "detect --scenario kill --runs 1",
+        "failover --scenario kill --runs 1",
+        "calm --seconds 1",
+        "datapath --seconds 1",
+    ] {
+        ctx.step(line);
+        let mut words: Vec<String> = ["bench", "--name", &name, "-o", "json"].map(str::to_owned).into();
+        words.extend(line.split(' ').map(str::to_owned));
+        let said = tool(&words)?;
+        ensure!(said.status.success(), "{line}: {}", text_of(&said.stderr));
+        let result: BTreeMap<String, Value> = serde_json::from_slice(&said.stdout)?;
+        let real: BTreeSet<&str> = result.keys().map(String::as_str).collect();
+        let shown = fields_of(&page, line.split(' ').next().unwrap_or_default());
+        let difference: Vec<_> = shown.symmetric_difference(&real).collect();
+        ensure!(difference.is_empty(), "{line}: only in the page, or only in the result: {difference:?}");
+    }
+    Ok(())
+}
+
+/// The fields in the table after the paragraph that begins with this name.
+fn fields_of<'a>(page: &'a str, name: &str) -> BTreeSet<&'a str> {
+    let after = page.lines().skip_while(|line| {
+        !line.starts_with(&format!("`{name}`:")) && !line.starts_with(&format!("`{name}`,"))
+    });
+    let table = after.skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    table.filter_map(|row| row.split('|').nth(1)).flat_map(spans).collect()
+}
+
 /// The demo comes to its end, and names every moment of both moves.
 fn demo(ctx: &mut Ctx) -> Result<()> {
     let name = ctx.name("demo");
@@ -497,6 +534,14 @@ node: n2
         assert!(
             lines(&page).iter().any(|line| matches!(way(line), Ok(Way::Parse(words)) if words[1] == "pu"))
         );
+    }
+
+    #[test]
+    fn a_table_is_found_by_the_paragraph_before_it() {
+        let page =
+            "`calm`\n\n`calm`: `x`.\n\n| field | meaning |\n|---|---|\n| `a`, `b` | not `c` |\n\n| `d` | |\n";
+        assert_eq!(fields_of(page, "calm").into_iter().collect::<Vec<_>>(), ["a", "b"]);
+        assert!(fields_of(page, "kalm").is_empty());
     }
 
     #[test]
