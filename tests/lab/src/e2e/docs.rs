@@ -395,12 +395,13 @@ fn benches(ctx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-/// The fields in the table after the paragraph that begins with this name.
+/// The fields in the first table of fields after the paragraph that begins with this name.
 fn fields_of<'a>(page: &'a str, name: &str) -> BTreeSet<&'a str> {
     let after = page.lines().skip_while(|line| {
         !line.starts_with(&format!("`{name}`:")) && !line.starts_with(&format!("`{name}`,"))
     });
-    let table = after.skip_while(|line| !line.starts_with('|')).take_while(|line| line.starts_with('|'));
+    let table =
+        after.skip_while(|line| !line.starts_with("| field ")).take_while(|line| line.starts_with('|'));
     table.filter_map(|row| row.split('|').nth(1)).flat_map(spans).collect()
 }
 
