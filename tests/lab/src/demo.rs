@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail, ensure};
 use aya::maps::{Map, MapData};
 use ringbeat_common::{
     lease::{GATES, Stamped, UNTIL},
-    maps::{ABI, Latch, LeaseTable},
+    maps::{Latch, LeaseTable},
 };
 use ringbeat_control::{Client, EventRecord};
 use ringbeatd::sys::mapped::Mapped;
@@ -282,8 +282,8 @@ fn check(moments: &[Moment]) -> Result<()> {
 
 /// A pinned map of a node of one value.
 fn pinned<T: Copy>(node: &Node<'_>, name: &str) -> Result<Mapped<T>> {
-    let path = node.root()?.join(format!("sys/fs/bpf/ringbeat-lab/abi{ABI}/{name}"));
-    let pin = MapData::from_pin(&path).with_context(|| format!("{} has pinned no {name}", node.name()))?;
+    let pin = MapData::from_pin(node.pins()?.join(name))
+        .with_context(|| format!("{} has pinned no {name}", node.name()))?;
     let Map::Array(map) = Map::from_map_data(pin)? else { bail!("{name} of {} is no array", node.name()) };
     Ok(Mapped::new(map.fd().as_fd(), 1)?)
 }
