@@ -21,6 +21,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "interface/replaced_after_a_kill", needs: ALL, timeout: LONG, run: replaced },
     Test { name: "interface/pins_cleared_without_it", needs: ALL, timeout: LONG, run: pins_cleared },
     Test { name: "interface/start_that_cannot_take_it_off", needs: ALL, timeout: LONG, run: cannot_take_off },
+    Test { name: "interface/planned_restart", needs: ALL, timeout: LONG, run: planned_restart },
     Test { name: "interface/cannot_have_it", needs: ALL, timeout: LONG, run: cannot_have_it },
     Test { name: "interface/taken_away", needs: ALL, timeout: LONG, run: taken_away },
     Test { name: "interface/no_ethernet", needs: ALL, timeout: LONG, run: no_ethernet },
@@ -128,6 +129,31 @@ fn cannot_take_off(ctx: &mut Ctx) -> Result<()> {
     node.wait_ready(Duration::from_secs(10))?;
     ensure!(!is_anywhere(&node)?, "left behind:\n{}", all_addresses(&node)?);
     whole(&lab)?;
+    lab.down()
+}
+
+/// What is taken over stays where it is held, and nowhere else; an address that is none any more goes.
+fn planned_restart(ctx: &mut Ctx) -> Result<()> {
+    let addresses = ["10.78.0.100/24", "10.78.0.101/24"].map(str::to_owned).to_vec();
+    let cluster_extra = [("daemon_stall_ms".to_owned(), "10000".to_owned())].into();
+    let lab = ctx.running(LabSpec { addresses, cluster_extra, ..ctx.spec() })?;
+    all_up(&lab)?;
+    whole(&lab)?;
+    let node = lab.node(&holder(&lab)?)?;
+    wait("both addresses are there", || Ok(all_addresses(&node)?.contains("10.78.0.101/")))?;
+    ringbeat_control::Client::connect(&node.socket()?)?.handover(9000)?;
+    node.stop(Duration::from_secs(5))?;
+    shell(&node, "ip addr add 10.78.0.100/32 dev lo")?;
+    // Of the same version, which is against the rules.
+    configure(&node, |text| text[..text.rfind("[[address]]").unwrap_or(text.len())].to_owned())?;
+    node.start(&StartOptions::default())?;
+    node.wait_ready(Duration::from_secs(10))?;
+    let after = status(&node)?;
+    ensure!(after.adopted.is_some() && is_open(&after), "{after:?}");
+    let there = all_addresses(&node)?;
+    let held = there.lines().filter(|line| line.contains("10.78.0.100/")).collect::<Vec<_>>();
+    ensure!(held.len() == 1 && held[0].contains("svc0"), "{there}");
+    ensure!(!there.contains("10.78.0.101/"), "left behind, without a gate:\n{there}");
     lab.down()
 }
 
