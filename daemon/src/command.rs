@@ -9,15 +9,23 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::exit::Exit;
+use crate::sys::realtime;
 use crate::{runtime, start};
 
 /// The Ringbeat daemon.
 ///
-/// Exit codes: 0 stopped, 1 failed while running, 4 configuration refused, 5 already running, 6 no such interface or
-/// address, 7 state folder not usable, 8 pins of another version in the way, 9 forced datapath not to be had, 64
-/// usage.
+/// Exit codes:
+///   0  stopped
+///   1  failed while running
+///   4  configuration refused
+///   5  already running
+///   6  no such interface or address
+///   7  state folder not usable
+///   8  pins of another version in the way
+///   9  forced datapath not to be had
+///  64  usage
 #[derive(Parser)]
-#[command(name = "ringbeatd", version)]
+#[command(name = "ringbeatd", version, verbatim_doc_comment)]
 struct Arguments {
     /// The configuration file.
     #[arg(long, default_value = ringbeat_config::CONFIG_PATH)]
@@ -36,6 +44,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { 0 });
         }
     };
+    realtime::share_one_heap();
     let (log, _flushed_at_the_end) = tracing_appender::non_blocking(std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("RINGBEAT_LOG").unwrap_or_else(|_| EnvFilter::new("info")))

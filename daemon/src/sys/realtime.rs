@@ -70,14 +70,18 @@ fn schedule(tid: i32, policy: i32, priority: i32) -> io::Result<()> {
     }
 }
 
+/// Lets all threads allocate from one heap, to be called before there is a second one: each would else reserve 64 MiB of
+/// its own, and what is reserved counts as locked.
+pub fn share_one_heap() {
+    // SAFETY: no memory is passed.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+}
+
 /// Locks what the process uses now and will use, page by page as it is touched.
 ///
 /// Bounded by [`LOCKED_MAX`]: through RLIMIT_MEMLOCK, or, with the right to lock without bound, through
 /// [`unlock_if_over`]. With a lower limit nothing is locked at all: a later thread could not get its stack.
 pub fn lock_memory() -> io::Result<()> {
-    // Every thread would reserve 64 MiB of its own to allocate from, and what is reserved counts as locked.
-    // SAFETY: no memory is passed.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
     let before = getrlimit(Resource::Memlock);
     if before.current.is_some_and(|bytes| bytes < LOCKED_MAX) {
         let maximum = before.maximum.map_or(Some(LOCKED_MAX), |bytes| Some(bytes.max(LOCKED_MAX)));

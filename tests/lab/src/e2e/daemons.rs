@@ -32,6 +32,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "daemons/handover_called_off", needs: ALL, timeout: TIMEOUT, run: handover_called_off },
     Test { name: "daemons/stopped_has_left", needs: ALL, timeout: TIMEOUT, run: stopped_has_left },
     Test { name: "daemons/one_starved", needs: ALL, timeout: TIMEOUT, run: one_starved },
+    Test { name: "daemons/memory_stays_locked", needs: ALL, timeout: TIMEOUT, run: memory_stays_locked },
     Test { name: "daemons/all_starved", needs: ALL, timeout: TIMEOUT, run: all_starved },
 ];
 
@@ -376,6 +377,17 @@ fn unprivileged() -> StartOptions {
     let without = "-sys_nice,-ipc_lock,-sys_resource";
     let prefix = ["prlimit", "--rtprio=0", "--memlock=65536", "setpriv", "--bounding-set", without];
     StartOptions { prefix: prefix.map(str::to_owned).to_vec(), ..StartOptions::default() }
+}
+
+/// The look at what is locked comes once a second, and finds it within its bound.
+fn memory_stays_locked(ctx: &mut Ctx) -> Result<()> {
+    let lab = cluster(ctx, ctx.spec())?;
+    thread::sleep(Duration::from_millis(2500));
+    for node in lab.nodes() {
+        let said = status(&node)?.realtime;
+        ensure!(said.memory.starts_with("locked") && said.granted, "{} says {said:?}", node.name());
+    }
+    lab.down()
 }
 
 /// The status says whether real-time scheduling was granted.

@@ -17,7 +17,7 @@ const BRIEF: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(3);
 /// For how long a cut that may or may not move the address lasts.
 const CUT: Duration = Duration::from_millis(300);
-/// How long a planned restart may take, in ms.
+/// How long a planned restart may take, in ms, where the lab's configuration does not say when a daemon is stalled.
 const HANDOVER_MS: u32 = 900;
 /// Where pins of an ABI of nobody's are.
 const STRANGER: &str = "abi99/NODE";
@@ -155,7 +155,9 @@ impl Strike<'_> {
                 fault_ns
             }
             Scenario::Handover => {
-                Client::connect(&node.socket()?)?.handover(HANDOVER_MS)?;
+                let stall = lab.spec().cluster_extra.get("daemon_stall_ms");
+                let ms = stall.and_then(|ms| ms.parse().ok()).unwrap_or(HANDOVER_MS);
+                Client::connect(&node.socket()?)?.handover(ms)?;
                 let fault_ns = node.stop(PATIENCE)?;
                 self.start()?;
                 fault_ns
