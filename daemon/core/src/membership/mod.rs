@@ -22,7 +22,9 @@
 
 pub mod choice;
 mod config;
+mod decide;
 pub mod envelope;
+mod exchange;
 pub mod message;
 pub mod row;
 #[cfg(test)]
@@ -30,17 +32,16 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use ringbeat_common::limits::{GATES_MAX, NODES_MAX};
+use ringbeat_common::limits::NODES_MAX;
 use ringbeat_common::view::View;
 
-use self::choice::{Known, bits};
+use self::choice::bits;
 pub use self::config::{Adopted, Config, NodeConfig, ResourceConfig};
 pub use self::message::{Announcement, NOBODY, Owners};
-use self::message::{Message, ROWS_MAX};
 use self::row::Row;
 use crate::limits::{
-    AGREE_AGAIN_NS, CEILING_AHEAD, GOSSIP_NS, SETTLE_INTERVALS, START_WAIT_INTERVALS, START_WAIT_MAX_NS,
-    START_WAIT_MIN_NS, YIELD_INTERVALS,
+    AGREE_AGAIN_NS, SETTLE_INTERVALS, START_WAIT_INTERVALS, START_WAIT_MAX_NS, START_WAIT_MIN_NS,
+    YIELD_INTERVALS,
 };
 use crate::mutation::Mutation;
 
@@ -376,289 +377,6 @@ impl Membership {
             self.rows[at] = None;
         }
         self.news = true;
-    }
-
-    fn message(&mut self, from: u8, incarnation: u64, bytes: &[u8]) {
-        let at = usize::from(from);
-        if at >= NODES_MAX || self.lives[at] != incarnation {
-            return;
-        }
-        let Some(message) = Message::from_bytes(bytes) else { return };
-        self.fresh |= 1 << from;
-        let own = self.own_row();
-        let said = message.rows.iter().find(|row| row.slot == own.slot);
-        let knows_us = said.is_some_and(|row| (row.incarnation, row.number) == (own.incarnation, own.number));
-        // It may be new here; a message of many rows has ours in another part.
-        if !knows_us && (said.is_some() || message.rows.len() < ROWS_MAX) {
-            self.asked |= 1 << from;
-        }
-        for row in message.rows {
-            self.learn(row);
-        }
-        if let Some(announced) = message.announced
-            && self.heard_of[at].is_none_or(|before| before.view <= announced.view)
-        {
-            self.heard_of[at] = Some(announced);
-            if self.owners_partial && announced.view == self.announced.view {
-                self.owners_partial = false;
-                self.announced.owners = announced.owners;
-                if self.installed.view == announced.view {
-                    self.installed.owners = announced.owners;
-                }
-            }
-        }
-    }
-
-    fn learn(&mut self, row: Row) {
-        let at = usize::from(row.slot);
-        if row.slot == self.config.own || self.everybody >> row.slot & 1 == 0 {
-            return;
-        }
-        let accepted = self.lives[at];
-        if accepted != 0 && row.incarnation != accepted {
-            return;
-        }
-        let newer = self.rows[at].is_none_or(|before| {
-            (row.incarnation >> 32, row.number) > (before.incarnation >> 32, before.number)
-        });
-        if newer {
-            self.rows[at] = Some(row);
-        }
-        let own = self.own_row();
-        let differs = (row.config, row.lease_us) != (own.config, own.lease_us);
-        if differs && accepted != 0 && self.told_differs >> row.slot & 1 == 0 {
-            self.told_differs |= 1 << row.slot;
-            self.outputs.push_back(Output::Differs {
-                slot: row.slot,
-                config: row.config,
-                lease_us: row.lease_us,
-            });
-        }
-    }
-
-    /// Everything that follows from what is known now.
-    fn decide(&mut self, now_ns: u64) {
-        let known = Known { rows: &self.rows, votes: &self.votes, quorum: self.quorum };
-        let choice = known.group_of(self.config.own);
-        let is_stuck =
-            self.yielded && now_ns >= self.again_ns() && self.installed.view != self.announced.view;
-        if choice != self.choice || is_stuck {
-            (self.choice, self.choice_since_ns, self.yielded) = (choice, now_ns, false);
-        }
-        if now_ns >= self.config.quiet_until_ns {
-            self.propose(now_ns);
-            self.follow(now_ns);
-        }
-        self.install();
-        self.looked_ns = now_ns;
-    }
-
-    /// Whether what this node has announced is what it chooses, for the lives that are there now.
-    fn stands(&self) -> bool {
-        let view = self.announced.view;
-        view.is_some()
-            && view.members == self.choice
-            && bits(view.members).all(|slot| {
-                let at = usize::from(slot);
-                self.announced_lives[at] == self.lives[at]
-            })
-    }
-
-    /// The least epoch that every member of the choice may announce.
-    fn free_epoch(&self) -> u64 {
-        let rows = self.rows.iter().flatten();
-        let rows = rows.map(|row| row.floor.max(row.installed.epoch.saturating_add(1)));
-        let announced =
-            self.heard_of.iter().flatten().map(|announced| announced.view.epoch.saturating_add(1));
-        rows.chain(announced).max().unwrap_or(1)
-    }
-
-    fn propose(&mut self, now_ns: u64) {
-        let is_lowest = self.choice.trailing_zeros() == u32::from(self.config.own);
-        if !is_lowest || self.leaving || self.yielded {
-            return;
-        }
-        if now_ns < self.may_propose_ns() && self.choice != self.everybody && self.is_waiting() {
-            return;
-        }
-        // Left out by nodes that are heard: that may be news on their way.
-        let lonely = self.choice == 1 << self.config.own;
-        if lonely && self.own_row().heard != self.choice && now_ns < self.yield_ns() {
-            return;
-        }
-        // Others do not hear a node that this one hears: a death is seen by one after the other, and in a moment all agree.
-        let doubtful = self.own_row().heard & !self.choice;
-        let doubtful =
-            bits(doubtful).any(|slot| self.row(slot).is_some_and(|row| row.hears(self.config.own)));
-        if doubtful && now_ns < self.settle_ns() {
-            return;
-        }
-        let mine = self.announced.view;
-        let others = bits(self.choice).filter_map(|slot| self.heard_of[usize::from(slot)]);
-        let overtaken =
-            others.filter(|other| other.view.epoch >= mine.epoch && other.view != mine).count() > 0;
-        if self.stands() && !overtaken && !self.owners_change() {
-            return;
-        }
-        let epoch = self.free_epoch();
-        if epoch > self.ceiling {
-            self.wish(epoch);
-            return;
-        }
-        let row = self.own_row();
-        let view = View::new(epoch, self.config.own, self.choice, row.lease_us, self.config.config_version);
-        let owners = self.assign(self.choice);
-        self.announce(Announcement { view, owners });
-    }
-
-    /// Whether a daemon that has just started may still hear of nodes that it should not leave out.
-    fn is_waiting(&self) -> bool {
-        let view = self.installed.view;
-        !view.is_some() || bits(view.members).any(|slot| self.row(slot).is_none())
-    }
-
-    /// Whether a view that all members have installed leaves something to be done about its owners.
-    fn owners_change(&self) -> bool {
-        let view = self.installed.view;
-        let settled = view == self.announced.view
-            && bits(view.members).all(|slot| self.row(slot).is_some_and(|row| row.installed == view));
-        settled && self.assign(view.members) != self.installed.owners
-    }
-
-    /// Who owns what among these: the holder stays; else the lowest id that is able.
-    fn assign(&self, members: u64) -> Owners {
-        let mut owners = [NOBODY; GATES_MAX];
-        if self.votes_of(members) < self.quorum {
-            return owners;
-        }
-        for (resource, config) in self.config.resources.iter().enumerate().take(GATES_MAX) {
-            let rows = || bits(members).filter_map(|slot| self.row(slot));
-            let able = |row: &&Row| row.able >> resource & 1 != 0 && self.witnesses >> row.slot & 1 == 0;
-            let lowest = rows().find(able);
-            let holders = rows().filter(able).filter(|row| row.holds >> resource & 1 != 0);
-            let holder = holders.max_by_key(|row| row.installed);
-            let owner = if config.failback { lowest } else { holder.or(lowest) };
-            owners[resource] = owner.map_or(NOBODY, |row| row.slot);
-        }
-        owners
-    }
-
-    /// Announces what others have announced, if it is what this node chooses; after a while, if it only names it.
-    fn follow(&mut self, now_ns: u64) {
-        if self.leaving {
-            return;
-        }
-        let yields = now_ns >= self.yield_ns() && !self.is_settled();
-        let own = self.own_row();
-        let heard = bits(own.heard & !(1 << self.config.own));
-        let fits = |announced: &Announcement| {
-            let view = &announced.view;
-            view.has(self.config.own)
-                && *view > self.announced.view
-                && view.epoch >= own.floor
-                && (view.lease_us(), view.config()) == (own.lease_us, own.config)
-                && (view.members == self.choice || yields || self.mutation == Mutation::FollowAnything)
-        };
-        let best = heard.filter_map(|slot| self.heard_of[usize::from(slot)]).filter(fits);
-        let Some(best) = best.max_by_key(|announced| announced.view) else { return };
-        if best.view.epoch > self.ceiling {
-            self.wish(best.view.epoch);
-            return;
-        }
-        self.announce(best);
-        self.yielded = best.view.members != self.choice;
-    }
-
-    fn announce(&mut self, announcement: Announcement) {
-        self.announced = announcement;
-        self.owners_partial = false;
-        self.announced_lives = [0; NODES_MAX];
-        for slot in bits(announcement.view.members) {
-            self.announced_lives[usize::from(slot)] = self.lives[usize::from(slot)];
-        }
-        let owned = announcement.owned_by(self.config.own);
-        self.outputs.push_back(Output::Announce { view: announcement.view, owned });
-        let floor = announcement.view.epoch.saturating_add(1);
-        self.change(|row| row.floor = floor);
-        self.news = true;
-        self.reserve();
-    }
-
-    /// Installs what is announced, once every member has, in the life that is accepted now.
-    fn install(&mut self) {
-        let view = self.announced.view;
-        // What was released is released for this life.
-        if self.leaving || !view.is_some() || view <= self.installed.view {
-            return;
-        }
-        let all = bits(view.members & !(1 << self.config.own)).all(|slot| {
-            let at = usize::from(slot);
-            self.heard_of[at].is_some_and(|announced| announced.view == view)
-        });
-        if !all && self.mutation != Mutation::InstallEarly {
-            return;
-        }
-        self.installed = self.announced;
-        let owned = self.installed.owned_by(self.config.own);
-        self.change(|row| {
-            row.installed = view;
-            row.holds = owned;
-        });
-        self.news = true;
-        self.outputs.push_back(Output::Install { installed: self.installed, owned });
-    }
-
-    /// Whether the choice is installed.
-    fn is_settled(&self) -> bool {
-        self.stands() && self.installed.view == self.announced.view
-    }
-
-    /// Asks for epochs well ahead of need.
-    fn reserve(&mut self) {
-        let least = self.own_row().floor;
-        if self.ceiling < least + CEILING_AHEAD / 2 {
-            self.wish(least);
-        }
-    }
-
-    fn wish(&mut self, epoch: u64) {
-        if self.wished < epoch + CEILING_AHEAD / 2 {
-            self.wished = epoch + CEILING_AHEAD;
-            self.outputs.push_back(Output::Reserve { ceiling: self.wished });
-        }
-    }
-
-    /// Tells everybody whose life is known: news at once, and then ever less often. Whoever shows that it does not know
-    /// this node as it is gets an answer.
-    fn send(&mut self, now_ns: u64) {
-        let asked = std::mem::take(&mut self.asked);
-        let mut to = self.everybody & !(1 << self.config.own);
-        if self.news {
-            (self.news, self.news_ns) = (false, now_ns);
-        } else if now_ns < self.send_at_ns {
-            to &= asked;
-        }
-        if self.news_ns == now_ns || now_ns >= self.send_at_ns {
-            let interval_ns = self.config.interval_ns.min(GOSSIP_NS);
-            self.send_at_ns = now_ns + ((now_ns - self.news_ns) / 4).clamp(interval_ns, GOSSIP_NS);
-        }
-        for slot in bits(to) {
-            if self.lives[usize::from(slot)] == 0 {
-                to &= !(1 << slot);
-            }
-        }
-        if to == 0 {
-            return;
-        }
-        let announced =
-            Some(self.announced).filter(|announced| announced.view.is_some() && !self.owners_partial);
-        let others = self.rows.iter().flatten().filter(|row| row.slot != self.config.own);
-        let rows: Vec<Row> = std::iter::once(self.own_row()).chain(others.copied()).collect();
-        for (at, part) in rows.chunks(ROWS_MAX).enumerate() {
-            let message = Message { announced: announced.filter(|_| at == 0), rows: part.to_vec() };
-            let bytes = message.to_bytes(self.config.resources.len());
-            self.outputs.push_back(Output::Send { to, bytes });
-        }
     }
 
     fn may_propose_ns(&self) -> u64 {

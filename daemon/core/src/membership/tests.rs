@@ -1,5 +1,7 @@
 //! Machines that talk to one another at once, or not at all.
 
+mod storm;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use super::*;
@@ -15,6 +17,8 @@ struct Cluster {
     now_ns: u64,
     announced: Vec<(u8, View)>,
     installed: Vec<(u8, Announcement)>,
+    /// Messages so far.
+    sent: u64,
 }
 
 impl Cluster {
@@ -30,6 +34,7 @@ impl Cluster {
             now_ns: 1000 * MS,
             announced: Vec::new(),
             installed: Vec::new(),
+            sent: 0,
         };
         for own in 0..count {
             cluster.boot(own, count, 1, 0, &change);
@@ -84,6 +89,7 @@ impl Cluster {
                     machine.handle(Input::Reserved { ceiling }, self.now_ns);
                 }
                 Output::Send { to, bytes } => {
+                    self.sent += u64::from(to.count_ones());
                     self.waiting.extend(bits(to).map(|to| (slot, to, bytes.clone())));
                 }
                 Output::Differs { .. } => {}
@@ -92,10 +98,12 @@ impl Cluster {
     }
 
     fn deliver(&mut self) {
+        let before = self.sent;
         while let Some((from, to, bytes)) = self.waiting.pop_front() {
             let Some(incarnation) = self.machines.get(&from).map(|machine| machine.config.incarnation) else {
                 continue;
             };
+            assert!(self.sent - before < 1_000_000, "messages without end");
             if !self.cut.contains(&(from, to)) {
                 self.give(to, Input::Message { from, incarnation, bytes });
             }

@@ -138,13 +138,7 @@ fn longest_unanswered_ns(asked: impl Iterator<Item = u64>, answered: &HashSet<u6
     longest_ns
 }
 
-fn ask(
-    socket: &PacketSocket,
-    address: Ipv4Addr,
-    nodes: &[u8],
-    asked: &Mutex<Vec<u64>>,
-    stop: &AtomicBool,
-) {
+fn ask(socket: &PacketSocket, address: Ipv4Addr, nodes: &[u8], asked: &Mutex<Vec<u64>>, stop: &AtomicBool) {
     let mut number = 0u16;
     let mut at = clock_gettime(ClockId::Monotonic);
     while !stop.load(Ordering::Relaxed) {

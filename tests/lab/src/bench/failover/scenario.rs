@@ -7,10 +7,7 @@ use ringbeat_control::Client;
 use serde::Serialize;
 
 use super::{HEALING, PATIENCE};
-use crate::{
-    Cut, Direction, Lab, Node, StartOptions, boottime_ns,
-    sys::clock::WallClock,
-};
+use crate::{Cut, Direction, Lab, Node, StartOptions, boottime_ns, sys::clock::WallClock};
 
 /// How long the pauses are.
 const BRIEF: Duration = Duration::from_millis(300);
