@@ -44,6 +44,8 @@ pub const AGREE_AGAIN_NS: u64 = 1_000_000_000;
 pub const CEILING_AHEAD: u64 = 4_096;
 /// Between two messages when there is nothing new, in ns.
 pub const GOSSIP_NS: u64 = 200_000_000;
+/// The main loop has stood still if it took in nothing for so long, in ns: some times of the gossip.
+pub const PAUSE_NS: u64 = 3 * GOSSIP_NS;
 /// Intervals for which a node that starts waits for all others before it proposes a view without some of them.
 pub const START_WAIT_INTERVALS: u64 = 20;
 /// The shortest such wait, in ns.

@@ -20,6 +20,9 @@ use crate::plane::lease::Votes;
 use crate::start::Started;
 use crate::sys::clock::boot_ns;
 
+/// A peer that is heard, and says nothing, is no company so long after its daemon would have failed, in ns.
+const MUTE_BEYOND_STALL_NS: u64 = 1_000_000_000;
+
 /// What this node knows of one of its gates.
 #[derive(Clone, Debug, Default)]
 pub struct GateState {
@@ -107,6 +110,7 @@ impl Views {
             resources: resources.collect(),
             interval_ns: started.links.iter().map(|link| link.interval_ns).max().unwrap_or(0),
             ceiling: started.reserve.found().ceiling,
+            mute_ns: u64::from(config.cluster().daemon_stall_ms()) * 1_000_000 + MUTE_BEYOND_STALL_NS,
             quiet_until_ns: started.quiet_until_ns,
             started_ns: now_ns,
             adopted: adopted.filter(|adopted| adopted.installed.view.is_some()),

@@ -41,7 +41,7 @@ impl Membership {
     }
 
     /// The least epoch that every member of the choice may announce.
-    fn free_epoch(&self) -> u64 {
+    pub(super) fn free_epoch(&self) -> u64 {
         let rows = self.rows.iter().flatten();
         let rows = rows.map(|row| row.floor.max(row.installed.epoch.saturating_add(1)));
         let announced =
@@ -157,7 +157,6 @@ impl Membership {
         let floor = announcement.view.epoch.saturating_add(1);
         self.change(|row| row.floor = floor);
         self.news = true;
-        self.reserve();
     }
 
     /// Installs what is announced, once every member has, in the life that is accepted now.
@@ -191,15 +190,15 @@ impl Membership {
 
     /// Asks for epochs well ahead of need.
     pub(super) fn reserve(&mut self) {
-        let least = self.own_row().floor;
-        if self.ceiling < least + CEILING_AHEAD / 2 {
+        let least = self.free_epoch();
+        if self.ceiling < least.saturating_add(CEILING_AHEAD / 2) {
             self.wish(least);
         }
     }
 
     fn wish(&mut self, epoch: u64) {
-        if self.wished < epoch + CEILING_AHEAD / 2 {
-            self.wished = epoch + CEILING_AHEAD;
+        if self.wished < epoch.saturating_add(CEILING_AHEAD / 2) {
+            self.wished = epoch.saturating_add(CEILING_AHEAD);
             self.outputs.push_back(Output::Reserve { ceiling: self.wished });
         }
     }

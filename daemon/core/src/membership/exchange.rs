@@ -11,13 +11,14 @@ use super::{Membership, Output};
 use crate::limits::GOSSIP_NS;
 
 impl Membership {
-    pub(super) fn message(&mut self, from: u8, incarnation: u64, bytes: &[u8]) {
+    pub(super) fn message(&mut self, from: u8, incarnation: u64, bytes: &[u8], now_ns: u64) {
         let at = usize::from(from);
         if at >= NODES_MAX || self.lives[at] != incarnation {
             return;
         }
         let Some(message) = Message::from_bytes(bytes) else { return };
         self.fresh |= 1 << from;
+        self.said_ns[at] = now_ns;
         let own = self.own_row();
         let said = message.rows.iter().find(|row| row.slot == own.slot);
         let knows_us = said.is_some_and(|row| (row.incarnation, row.number) == (own.incarnation, own.number));

@@ -21,6 +21,7 @@
 //! agree on views in the place of the exchange here, with the same choice and the same announce and install.
 
 pub mod choice;
+mod company;
 mod config;
 mod decide;
 pub mod envelope;
@@ -157,8 +158,16 @@ pub struct Membership {
     looked_ns: u64,
     /// A change that has not been sent yet.
     news: bool,
-    /// Slots that have spoken since this node hears them.
+    /// Whom the detector hears, this node included.
+    hears: u64,
+    /// Those of them whose messages come, too.
+    company: u64,
+    /// Slots that have spoken since they are company.
     fresh: u64,
+    /// When each peer said something last, or was heard or accepted anew.
+    said_ns: [u64; NODES_MAX],
+    /// Since when the next view would have an epoch that is not on disk.
+    starved_since_ns: Option<u64>,
     /// Slots that do not know the newest row of this node.
     asked: u64,
     told_differs: u64,
@@ -220,7 +229,11 @@ impl Membership {
             send_at_ns: config.started_ns,
             looked_ns: config.started_ns,
             news: true,
+            hears: 1 << config.own,
+            company: 1 << config.own,
             fresh: 0,
+            said_ns: [config.started_ns; NODES_MAX],
+            starved_since_ns: None,
             asked: 0,
             told_differs: 0,
             mutation,
@@ -228,7 +241,7 @@ impl Membership {
             config,
         };
         machine.take_over();
-        machine.reserve();
+        machine.look_around(machine.config.started_ns);
         machine
     }
 
@@ -241,12 +254,14 @@ impl Membership {
         if adopted.announced == adopted.installed.view {
             self.announced = adopted.installed;
         }
+        // Nobody has spoken yet, and nobody has to: all of them know this life.
+        self.hears |= adopted.heard;
+        self.company = self.hears;
         let owned = adopted.installed.owned_by(self.config.own);
         let number = self.config.started_ns;
         self.change(|row| {
             // Numbers of the daemon before are not known; its clock is.
             row.number = number;
-            row.heard |= adopted.heard;
             row.floor = adopted.announced.epoch + 1;
             row.installed = adopted.installed.view;
             row.holds = owned;
@@ -257,25 +272,20 @@ impl Membership {
 
     /// Takes one input.
     pub fn handle(&mut self, input: Input, now_ns: u64) {
+        self.after_pause(now_ns);
         match input {
-            Input::Row { heard } => {
-                let heard = if self.leaving { 0 } else { heard } | 1 << self.config.own;
-                self.hears(heard);
-            }
+            Input::Row { heard } => self.hears(heard, now_ns),
             Input::Able { resources } => {
                 let witness = self.witnesses >> self.config.own & 1 != 0;
                 self.change(|row| row.able = if witness { 0 } else { resources });
             }
-            Input::Leaving => {
-                self.leaving = true;
-                let own = 1 << self.config.own;
-                self.change(|row| row.heard = own);
-            }
-            Input::Accepted { slot, incarnation } => self.accepted(slot, incarnation),
-            Input::Message { from, incarnation, bytes } => self.message(from, incarnation, &bytes),
+            Input::Leaving => self.leaving = true,
+            Input::Accepted { slot, incarnation } => self.accepted(slot, incarnation, now_ns),
+            Input::Message { from, incarnation, bytes } => self.message(from, incarnation, &bytes, now_ns),
             Input::Reserved { ceiling } => self.ceiling = self.ceiling.max(ceiling),
             Input::Timeout => {}
         }
+        self.look_around(now_ns);
         self.decide(now_ns);
         self.send(now_ns);
     }
@@ -288,13 +298,14 @@ impl Membership {
     /// When `Input::Timeout` is wanted.
     pub fn next_timeout(&self) -> Option<u64> {
         let mut next = self.send_at_ns;
-        for at in [
+        let times = [
             self.config.quiet_until_ns,
             self.may_propose_ns(),
             self.settle_ns(),
             self.yield_ns(),
             self.again_ns(),
-        ] {
+        ];
+        for at in times.into_iter().chain(self.company_timeouts()) {
             if at > self.looked_ns {
                 next = next.min(at);
             }
@@ -352,22 +363,13 @@ impl Membership {
         }
     }
 
-    /// A node that is heard again may have lived through much: what is known of it counts only if it has said so since.
-    fn hears(&mut self, heard: u64) {
-        let before = self.own_row().heard;
-        self.fresh &= !(before & !heard);
-        for slot in bits(heard & !before & !self.fresh & !(1 << self.config.own)) {
-            self.rows[usize::from(slot)] = None;
-        }
-        self.change(|row| row.heard = heard);
-    }
-
-    fn accepted(&mut self, slot: u8, incarnation: u64) {
+    fn accepted(&mut self, slot: u8, incarnation: u64, now_ns: u64) {
         let at = usize::from(slot);
         if at >= NODES_MAX || slot == self.config.own || self.lives[at] == incarnation {
             return;
         }
         self.lives[at] = incarnation;
+        self.said_ns[at] = now_ns;
         self.heard_of[at] = None;
         if self.announced_lives[at] == 0 {
             self.announced_lives[at] = incarnation;

@@ -1,5 +1,6 @@
 //! Machines that talk to one another at once, or not at all.
 
+mod mute;
 mod storm;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,6 +20,10 @@ struct Cluster {
     installed: Vec<(u8, Announcement)>,
     /// Messages so far.
     sent: u64,
+    /// Nodes whose disks hang.
+    hung: u64,
+    /// Pairs that hear one another's heartbeats, and no messages; one way.
+    mute: Vec<(u8, u8)>,
 }
 
 impl Cluster {
@@ -35,6 +40,8 @@ impl Cluster {
             announced: Vec::new(),
             installed: Vec::new(),
             sent: 0,
+            hung: 0,
+            mute: Vec::new(),
         };
         for own in 0..count {
             cluster.boot(own, count, 1, 0, &change);
@@ -53,6 +60,7 @@ impl Cluster {
             resources: Vec::new(),
             interval_ns: MS,
             ceiling,
+            mute_ns: 2000 * MS,
             quiet_until_ns: 0,
             started_ns: self.now_ns,
             adopted: None,
@@ -84,6 +92,7 @@ impl Cluster {
             match output {
                 Output::Announce { view, .. } => self.announced.push((slot, view)),
                 Output::Install { installed, .. } => self.installed.push((slot, installed)),
+                Output::Reserve { .. } if self.hung >> slot & 1 != 0 => {}
                 Output::Reserve { ceiling } => {
                     let machine = self.machines.get_mut(&slot).expect("there");
                     machine.handle(Input::Reserved { ceiling }, self.now_ns);
@@ -104,7 +113,7 @@ impl Cluster {
                 continue;
             };
             assert!(self.sent - before < 1_000_000, "messages without end");
-            if !self.cut.contains(&(from, to)) {
+            if !self.cut.contains(&(from, to)) && !self.mute.contains(&(from, to)) {
                 self.give(to, Input::Message { from, incarnation, bytes });
             }
         }
