@@ -20,6 +20,8 @@ use crate::limits::MEMBERSHIP_STEPS;
 pub struct Known<'a> {
     /// The rows, by slot.
     pub rows: &'a [Option<Row>],
+    /// Slots whose row is of a life that is known to be over: it hears nobody and holds nothing.
+    pub over: u64,
     /// The votes of each slot.
     pub votes: &'a [u8; NODES_MAX],
     /// The votes of a quorum.
@@ -34,7 +36,7 @@ impl Known<'_> {
     pub fn group_of(&self, own: u8) -> u64 {
         let edges = self.edges();
         let latest = self.latest();
-        let holders = self.rows.iter().flatten().filter(|row| row.holds != 0);
+        let holders = self.present().filter(|row| row.holds != 0);
         let holders = holders.fold(0, |set, row| set | 1 << row.slot);
         let mut present = self.rows.iter().flatten().fold(0u64, |set, row| set | 1 << row.slot);
         while present >> own & 1 != 0 {
@@ -60,6 +62,10 @@ impl Known<'_> {
         latest.unwrap_or_default()
     }
 
+    fn present(&self) -> impl Iterator<Item = &Row> {
+        self.rows.iter().flatten().filter(|row| self.over >> row.slot & 1 == 0)
+    }
+
     /// The votes of a set.
     pub fn votes_of(&self, group: u64) -> u32 {
         bits(group).map(|slot| u32::from(self.votes[usize::from(slot)])).sum()
@@ -75,9 +81,10 @@ impl Known<'_> {
     /// For each slot those that it hears and that hear it.
     fn edges(&self) -> [u64; NODES_MAX] {
         let mut edges = [0; NODES_MAX];
-        for row in self.rows.iter().flatten() {
+        for row in self.present() {
             let mutual = bits(row.heard).filter(|other| {
                 *other != row.slot
+                    && self.over >> other & 1 == 0
                     && self.rows.get(usize::from(*other)).is_some_and(|there| {
                         there.is_some_and(|there| {
                             there.hears(row.slot)
@@ -182,7 +189,7 @@ mod tests {
         let mut votes = [0; NODES_MAX];
         votes[..rows.len()].fill(1);
         let quorum = rows.len() as u32 / 2 + 1;
-        Known { rows, votes: &votes, quorum }.group_of(own)
+        Known { rows, over: 0, votes: &votes, quorum }.group_of(own)
     }
 
     #[test]

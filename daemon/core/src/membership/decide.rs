@@ -14,7 +14,7 @@ use crate::mutation::Mutation;
 impl Membership {
     /// Everything that follows from what is known now.
     pub(super) fn decide(&mut self, now_ns: u64) {
-        let known = Known { rows: &self.rows, votes: &self.votes, quorum: self.quorum };
+        let known = Known { rows: &self.rows, over: self.over(), votes: &self.votes, quorum: self.quorum };
         let choice = known.group_of(self.config.own);
         let is_stuck =
             self.yielded && now_ns >= self.again_ns() && self.installed.view != self.announced.view;
@@ -27,6 +27,15 @@ impl Membership {
         }
         self.install();
         self.looked_ns = now_ns;
+    }
+
+    /// Slots of which only the row of a life is known that is over.
+    fn over(&self) -> u64 {
+        let over = self.rows.iter().flatten().filter(|row| {
+            (row.incarnation >> 32) < u64::from(self.latest[usize::from(row.slot)])
+                && self.hears >> row.slot & 1 == 0
+        });
+        over.fold(0, |set, row| set | 1 << row.slot)
     }
 
     /// Whether what this node has announced is what it chooses, for the lives that are there now.

@@ -51,8 +51,12 @@ impl Membership {
         if row.slot == self.config.own || self.everybody >> row.slot & 1 == 0 {
             return;
         }
+        let life = (row.incarnation >> 32) as u32;
+        self.latest[at] = self.latest[at].max(life);
         let accepted = self.lives[at];
-        if accepted != 0 && row.incarnation != accepted {
+        // A life that is heard is known best here. Of one that is not, others may know the end, and the next one.
+        let is_next = self.hears >> row.slot & 1 == 0 && life > (accepted >> 32) as u32;
+        if accepted != 0 && row.incarnation != accepted && !is_next {
             return;
         }
         let newer = self.rows[at].is_none_or(|before| {

@@ -138,6 +138,8 @@ pub struct Membership {
     rows: Vec<Option<Row>>,
     /// The accepted lives.
     lives: [u64; NODES_MAX],
+    /// The counter of the latest life that any row is of.
+    latest: [u32; NODES_MAX],
     /// What each peer has announced last, in the life that is accepted now.
     heard_of: Vec<Option<Announcement>>,
     announced: Announcement,
@@ -214,6 +216,7 @@ impl Membership {
             everybody,
             rows,
             lives,
+            latest: [0; NODES_MAX],
             heard_of: vec![None; NODES_MAX],
             announced: Announcement::NONE,
             installed: Announcement::NONE,
@@ -369,6 +372,7 @@ impl Membership {
             return;
         }
         self.lives[at] = incarnation;
+        self.latest[at] = (incarnation >> 32) as u32;
         self.said_ns[at] = now_ns;
         self.heard_of[at] = None;
         if self.announced_lives[at] == 0 {

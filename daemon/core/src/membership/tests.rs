@@ -1,5 +1,6 @@
 //! Machines that talk to one another at once, or not at all.
 
+mod lives;
 mod mute;
 mod storm;
 
@@ -70,7 +71,7 @@ impl Cluster {
         self.waiting.retain(|(from, to, _)| *from != own && *to != own);
         let mut machine = Membership::new(config);
         for (slot, peer) in &mut self.machines {
-            if *slot != own {
+            if *slot != own && !self.cut.contains(&(*slot, own)) && !self.cut.contains(&(own, *slot)) {
                 peer.handle(Input::Accepted { slot: own, incarnation }, self.now_ns);
                 machine.handle(
                     Input::Accepted { slot: *slot, incarnation: peer.config.incarnation },
