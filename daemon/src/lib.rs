@@ -10,6 +10,7 @@ pub mod agreed;
 pub mod carrier;
 pub mod command;
 pub mod control;
+pub mod electorate;
 pub mod exit;
 pub mod incarnation;
 pub mod journal;

@@ -58,9 +58,15 @@ pub struct Reserved {
     pub lease_ns: u64,
 }
 
+/// What the thread is to write.
+enum Wish {
+    Ceiling(u64),
+    File { path: PathBuf, text: String },
+}
+
 /// The file, and the thread that writes it.
 pub struct Reserve {
-    wanted: Sender<u64>,
+    wanted: Sender<Wish>,
     durable: Arc<AtomicU64>,
     found: Reserved,
 }
@@ -76,18 +82,27 @@ impl Reserve {
         if found.lease_ns != lease_ns {
             write_durably(&path, &text(Reserved { lease_ns, ..found })).map_err(disk)?;
         }
-        let (wanted, wishes) = channel::<u64>();
+        let (wanted, wishes) = channel::<Wish>();
         let durable = Arc::new(AtomicU64::new(found.ceiling));
         let told = Arc::clone(&durable);
         let failed = path.clone();
         let run = move || {
-            while let Ok(wish) = wishes.recv() {
-                let ceiling = wishes.try_iter().fold(wish, u64::max);
-                while let Err(error) = write_durably(&path, &text(Reserved { ceiling, lease_ns })) {
-                    tracing::error!(path = %path.display(), %error, "no epochs can be reserved");
-                    std::thread::sleep(AGAIN);
+            while let Ok(first) = wishes.recv() {
+                let (mut ceiling, mut files) = (0, Vec::new());
+                for wish in std::iter::once(first).chain(wishes.try_iter()) {
+                    match wish {
+                        Wish::Ceiling(wish) => ceiling = wish.max(ceiling),
+                        Wish::File { path, text } => files.push((path, text)),
+                    }
                 }
-                told.store(ceiling, Ordering::Release);
+                // Epochs first: a view may wait for them.
+                if ceiling != 0 {
+                    persist(&path, &text(Reserved { ceiling, lease_ns }));
+                    told.store(ceiling, Ordering::Release);
+                }
+                for (path, text) in files {
+                    persist(&path, &text);
+                }
                 let _ = rustix::io::write(&*wake, &1u64.to_ne_bytes());
             }
         };
@@ -104,12 +119,25 @@ impl Reserve {
     /// Wants this ceiling.
     pub fn want(&self, ceiling: u64) {
         // The thread lives as long as the process.
-        let _ = self.wanted.send(ceiling);
+        let _ = self.wanted.send(Wish::Ceiling(ceiling));
+    }
+
+    /// Has another file of the state folder written, whole, in a while.
+    pub fn write(&self, path: PathBuf, text: String) {
+        let _ = self.wanted.send(Wish::File { path, text });
     }
 
     /// The ceiling that is durable now.
     pub fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
+    }
+}
+
+/// Writes until it is written.
+fn persist(path: &Path, text: &str) {
+    while let Err(error) = write_durably(path, text) {
+        tracing::error!(path = %path.display(), %error, "what has to be durable cannot be written");
+        std::thread::sleep(AGAIN);
     }
 }
 

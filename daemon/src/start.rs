@@ -13,12 +13,14 @@ use ringbeat_common::lease::PROMISE_QUARTERS;
 use ringbeat_common::limits::LEASE_MAX_NS;
 use ringbeat_config::{Config, ConfigError, Datapath, Link};
 use ringbeat_control::Realtime;
+use ringbeat_core::membership::electorate::Electorate;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::address::Actions;
 use crate::agreed;
 use crate::control::{self, Asks};
+use crate::electorate::{ElectorateError, Kept};
 use crate::exit::{Exit, Refusal};
 use crate::journal::Journal;
 use crate::plane::load::chain;
@@ -61,6 +63,8 @@ pub struct Started {
     pub message_key: [u64; 2],
     /// What is reserved on disk.
     pub reserve: Reserve,
+    /// The nodes and votes that this node has run with.
+    pub electorate: Kept,
     /// Nothing is announced before: a daemon before this one may have promised until then.
     pub quiet_until_ns: u64,
     /// Where a clean stop is noted.
@@ -105,10 +109,17 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let lease_ns = u64::from(config.lease_us()) * 1000;
     let reserve = Reserve::open(config.cluster().state(), lease_ns, Arc::clone(&wake))
         .map_err(|error| Refusal::new(Exit::State, &error))?;
+    let electorate = electorate(&config)?;
     let actions = actions(&config)?;
     let (plane, pins, kept) =
         plane(&config, identity, &links, &sockets, &book, &granted, actions.as_ref(), &mut warnings)?;
     let adopted = if let Plane::Kernel(kernel) = &plane { kernel.adopted() } else { None };
+    if adopted.is_some() && electorate.is_change() {
+        // The view that would go on was one of other nodes or votes.
+        let text = "nodes or votes have changed within a hand-over, and cluster.version has not: raise it";
+        return Err(Refusal::because(Exit::Configuration, text));
+    }
+    electorate.write().map_err(|error| Refusal::new(Exit::State, &error))?;
     plane.lease().set_slack(config.cluster().gate_slack_us());
     let clean_note = config.cluster().control().with_extension("clean");
     let clean = reserve::take_clean(&clean_note);
@@ -155,6 +166,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         pins,
         message_key: derived.message_key,
         reserve,
+        electorate,
         quiet_until_ns,
         clean_note,
         actions,
@@ -164,6 +176,15 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         asks,
         journal,
         locks,
+    })
+}
+
+/// What this node has run with before, if it may run with what is configured now.
+fn electorate(config: &Config) -> Result<Kept, Refusal> {
+    let configured = Electorate::new(config.nodes().iter().map(|node| (node.slot(), node.votes())));
+    Kept::open(config.cluster().state(), &configured).map_err(|error| {
+        let is_unsafe = matches!(error, ElectorateError::Stranded { .. } | ElectorateError::TooMany { .. });
+        Refusal::new(if is_unsafe { Exit::Configuration } else { Exit::State }, &error)
     })
 }
 

@@ -1,5 +1,8 @@
 //! Every bound and every time of the core has its name here. What the kernel shares is in `ringbeat_common::limits`.
 
+use ringbeat_common::lease::PROMISE_QUARTERS;
+use ringbeat_common::limits::LEASE_MAX_NS;
+
 /// Intervals for which a link that came back must be heard without a gap before it counts.
 pub const DAMPING_INTERVALS: u64 = 10;
 /// Deadlines for which it must be heard at the least: a state word that is old news runs out in one.
@@ -42,6 +45,11 @@ pub const YIELD_INTERVALS: u64 = 3;
 pub const AGREE_AGAIN_NS: u64 = 1_000_000_000;
 /// Epochs are on disk for so many views ahead; asked for anew when half of them are used.
 pub const CEILING_AHEAD: u64 = 4_096;
+/// Electorates that a node remembers.
+pub const ELECTORATES_KEPT: usize = 8;
+/// A confirmation counts so long after all nodes have run an electorate at an instant, if any of them has run another, in
+/// ns: until then something may be promised under that one. 1.25 of the longest lease.
+pub const CONFIRM_WAIT_NS: u64 = LEASE_MAX_NS / 4 * PROMISE_QUARTERS;
 /// Between two messages when there is nothing new, in ns.
 pub const GOSSIP_NS: u64 = 200_000_000;
 /// The main loop has stood still if it took in nothing for so long, in ns: some times of the gossip.

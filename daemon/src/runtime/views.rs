@@ -113,6 +113,7 @@ impl Views {
             mute_ns: u64::from(config.cluster().daemon_stall_ms()) * 1_000_000 + MUTE_BEYOND_STALL_NS,
             quiet_until_ns: started.quiet_until_ns,
             started_ns: now_ns,
+            standing: started.electorate.standing(),
             adopted: adopted.filter(|adopted| adopted.installed.view.is_some()),
         });
         let mut office = PostOffice::new(Post {
@@ -153,6 +154,9 @@ impl Runtime {
         }
         self.look_at_services(now_ns);
         self.feed_row(now_ns);
+        if !self.views.membership.is_confirmed() {
+            tracing::info!("no quorum until every node has been seen once with these nodes and votes");
+        }
     }
 
     /// Hands an input to membership, and carries out what it says.
@@ -164,9 +168,16 @@ impl Runtime {
                 Output::Install { installed, owned } => self.install(&installed, owned),
                 Output::Send { to, bytes } => self.send_message(to, &bytes),
                 Output::Reserve { ceiling } => self.started.reserve.want(ceiling),
-                Output::Differs { slot, config, lease_us } => {
+                Output::Confirmed => {
+                    tracing::info!(
+                        "all nodes have been seen with these nodes and votes: views may have a quorum"
+                    );
+                    self.started.electorate.confirm(&self.started.reserve);
+                }
+                Output::Differs { slot, config, lease_us, same_votes } => {
                     let node = self.name_of(slot);
-                    tracing::warn!(node, config, lease_us, "no view with a node of another configuration");
+                    let text = "no view with a node of another configuration";
+                    tracing::warn!(node, config, lease_us, same_votes, "{text}");
                 }
             }
         }

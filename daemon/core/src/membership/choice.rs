@@ -86,10 +86,7 @@ impl Known<'_> {
                 *other != row.slot
                     && self.over >> other & 1 == 0
                     && self.rows.get(usize::from(*other)).is_some_and(|there| {
-                        there.is_some_and(|there| {
-                            there.hears(row.slot)
-                                && (there.config, there.lease_us) == (row.config, row.lease_us)
-                        })
+                        there.is_some_and(|there| there.hears(row.slot) && there.fits(row))
                     })
             });
             edges[usize::from(row.slot)] = mutual.fold(0, |set, other| set | 1 << other);

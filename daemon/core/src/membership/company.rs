@@ -3,7 +3,7 @@
 //! Heartbeats prove that a node is alive; a view needs more of it. It has to hear what is said and to say something, and
 //! it has to be able to announce. A node that a rule of a firewall, a disk or its quiet time keeps from that would hold
 //! up every change of view for all who count on it. So a peer whose messages have not come for `mute_ns` is no company,
-//! and a node that cannot announce says that it hears itself only.
+//! and a node that cannot announce, or must not yet (see [`super::electorate`]), says that it hears itself only.
 //!
 //! A pause of the own loop is nobody's silence: the times of the peers are moved by it.
 //!
@@ -53,6 +53,7 @@ impl Membership {
     /// Whether no view should have to wait for this node. One that is in a view keeps it for a hiccup of its disk.
     fn is_silent(&self, now_ns: u64) -> bool {
         self.leaving
+            || !self.is_confirmed()
             || now_ns < self.config.quiet_until_ns
             || self.starved_at_ns().is_some_and(|at_ns| now_ns >= at_ns)
     }

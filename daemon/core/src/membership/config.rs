@@ -2,6 +2,7 @@
 
 use ringbeat_common::view::View;
 
+use super::electorate::Standing;
 use super::message::Announcement;
 
 /// A node as membership needs it.
@@ -59,6 +60,8 @@ pub struct Config {
     pub quiet_until_ns: u64,
     /// When this daemon started, in ns.
     pub started_ns: u64,
+    /// What the record says of the electorate that `nodes` are.
+    pub standing: Standing,
     /// What is taken over.
     pub adopted: Option<Adopted>,
 }

@@ -21,7 +21,7 @@ impl Membership {
         if choice != self.choice || is_stuck {
             (self.choice, self.choice_since_ns, self.yielded) = (choice, now_ns, false);
         }
-        if now_ns >= self.config.quiet_until_ns {
+        if now_ns >= self.config.quiet_until_ns && self.is_confirmed() {
             self.propose(now_ns);
             self.follow(now_ns);
         }

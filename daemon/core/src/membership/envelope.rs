@@ -17,7 +17,7 @@ use ringbeat_common::siphash::siphash24;
 /// "RBM1", as the first four bytes.
 pub const MAGIC: u32 = u32::from_le_bytes(*b"RBM1");
 /// The version that is written and read.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Words before the message.
 const HEAD: usize = 6;
 /// The most bytes of a message: with headers it fits an Ethernet frame over IPv6.

@@ -29,6 +29,11 @@ impl Membership {
         if !knows_us && (said.is_some() || all_said) {
             self.asked |= 1 << from;
         }
+        if let Some(row) =
+            message.rows.first().filter(|row| (row.slot, row.incarnation) == (from, incarnation))
+        {
+            self.meet(row, message.lives, now_ns);
+        }
         for row in message.rows {
             self.learn(row);
         }
@@ -66,13 +71,14 @@ impl Membership {
             self.rows[at] = Some(row);
         }
         let own = self.own_row();
-        let differs = (row.config, row.lease_us) != (own.config, own.lease_us);
+        let differs = !row.fits(&own);
         if differs && accepted != 0 && self.told_differs >> row.slot & 1 == 0 {
             self.told_differs |= 1 << row.slot;
             self.outputs.push_back(Output::Differs {
                 slot: row.slot,
                 config: row.config,
                 lease_us: row.lease_us,
+                same_votes: row.electorate() == own.electorate(),
             });
         }
     }
@@ -106,7 +112,11 @@ impl Membership {
         let others = self.rows.iter().flatten().filter(|row| row.slot != self.config.own);
         let rows: Vec<Row> = std::iter::once(self.own_row()).chain(others.copied()).collect();
         for (at, part) in rows.chunks(ROWS_MAX).enumerate().take(parts) {
-            let message = Message { announced: announced.filter(|_| at == 0), rows: part.to_vec() };
+            let message = Message {
+                lives: self.confirmation.own,
+                announced: announced.filter(|_| at == 0),
+                rows: part.to_vec(),
+            };
             let bytes = message.to_bytes(self.config.resources.len());
             self.outputs.push_back(Output::Send { to, bytes });
         }

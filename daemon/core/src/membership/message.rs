@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! word 0        rows (8 bits), owners (8 bits), 1 if there is an announcement (8 bits)
-//! words 1..4    the view announced last, if there is one
+//! word 1        a digest of the lives that the sender has met, 0 if it has not met all
+//! words 2..5    the view announced last, if there is one
 //! then          its owners, a byte for each resource, filled up to whole words
-//! then          rows, ten words each, the sender's own first
+//! then          rows, eleven words each, the sender's own first
 //! ```
 //! Words are little-endian. Every message stands for itself: what is lost is said again, what comes twice changes
 //! nothing. Deliberately not there: acknowledgements, and anything that a row does not show.
@@ -44,6 +45,8 @@ impl Announcement {
 /// One message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
+    /// A digest of the lives of all nodes, met under the sender's electorate; 0 if it has not met all.
+    pub lives: u64,
     /// What the sender has announced last.
     pub announced: Option<Announcement>,
     /// Rows that it knows.
@@ -56,7 +59,7 @@ impl Message {
         let resources = resources.min(GATES_MAX);
         let rows = self.rows.len().min(ROWS_MAX);
         let said = u64::from(self.announced.is_some());
-        let mut words = vec![rows as u64 | (resources as u64) << 8 | said << 16];
+        let mut words = vec![rows as u64 | (resources as u64) << 8 | said << 16, self.lives];
         if let Some(announced) = &self.announced {
             words.extend([announced.view.epoch, announced.view.members, announced.view.rest]);
             for owners in announced.owners[..resources].chunks(8) {
@@ -79,6 +82,7 @@ impl Message {
         let mut words = words.iter().map(|word| u64::from_le_bytes(*word));
         let head = words.next()?;
         let (count, resources, said) = (head as u8, (head >> 8) as u8, head >> 16);
+        let lives = words.next()?;
         let (count, resources) = (usize::from(count), usize::from(resources));
         if count > ROWS_MAX || resources > GATES_MAX || said > 1 {
             return None;
@@ -107,7 +111,7 @@ impl Message {
             }
             rows.push(Row::from_words(&row)?);
         }
-        words.next().is_none().then_some(Self { announced, rows })
+        words.next().is_none().then_some(Self { lives, announced, rows })
     }
 }
 
@@ -129,6 +133,7 @@ mod tests {
             installed: View { epoch: seed ^ 4, members: seed ^ 5, rest: seed ^ 6 },
             holds: seed ^ 7,
             able: seed ^ 8,
+            electorate: seed ^ 9,
         }
     }
 
@@ -146,7 +151,7 @@ mod tests {
             }
             let view = View::new(7, 1, members, 5, 1);
             let rows = rows.into_iter().map(|(slot, seed)| row(slot, seed)).collect();
-            let message = Message { announced: said.then_some(Announcement { view, owners }), rows };
+            let message = Message { lives: members ^ 7, announced: said.then_some(Announcement { view, owners }), rows };
             let bytes = message.to_bytes(resources);
             prop_assert_eq!(Message::from_bytes(&bytes), Some(message));
             for length in 0..bytes.len() {
@@ -165,7 +170,7 @@ mod tests {
         let mut owners = [NOBODY; GATES_MAX];
         owners[0] = 3;
         let view = View::new(7, 0, 0b0111, 5, 1);
-        let message = Message { announced: Some(Announcement { view, owners }), rows: Vec::new() };
+        let message = Message { lives: 0, announced: Some(Announcement { view, owners }), rows: Vec::new() };
         assert_eq!(Message::from_bytes(&message.to_bytes(1)), None);
     }
 }

@@ -24,6 +24,7 @@ pub mod choice;
 mod company;
 mod config;
 mod decide;
+pub mod electorate;
 pub mod envelope;
 mod exchange;
 pub mod message;
@@ -38,6 +39,7 @@ use ringbeat_common::view::View;
 
 use self::choice::bits;
 pub use self::config::{Adopted, Config, NodeConfig, ResourceConfig};
+use self::electorate::{Confirmation, Electorate};
 pub use self::message::{Announcement, NOBODY, Owners};
 use self::row::Row;
 use crate::limits::{
@@ -116,6 +118,8 @@ pub enum Output {
         /// The ceiling.
         ceiling: u64,
     },
+    /// The electorate is confirmed, and the record should say so.
+    Confirmed,
     /// A node runs another configuration and takes no part in views with this one.
     Differs {
         /// Which.
@@ -124,6 +128,8 @@ pub enum Output {
         config: u32,
         /// Its lease, in µs.
         lease_us: u32,
+        /// Whether it has the same nodes and votes.
+        same_votes: bool,
     },
 }
 
@@ -173,6 +179,7 @@ pub struct Membership {
     /// Slots that do not know the newest row of this node.
     asked: u64,
     told_differs: u64,
+    confirmation: Confirmation,
     mutation: Mutation,
     outputs: VecDeque<Output>,
 }
@@ -195,7 +202,10 @@ impl Membership {
             witnesses |= u64::from(node.witness) << at;
         }
         let all: u32 = votes.iter().map(|votes| u32::from(*votes)).sum();
+        let electorate = Electorate::new(config.nodes.iter().map(|node| (node.slot, node.votes)));
+        let confirmation = Confirmation::new(&electorate, config.standing);
         let own = Row {
+            electorate: confirmation.word(),
             slot: config.own,
             incarnation: config.incarnation,
             number: 1,
@@ -239,6 +249,7 @@ impl Membership {
             starved_since_ns: None,
             asked: 0,
             told_differs: 0,
+            confirmation,
             mutation,
             outputs: VecDeque::new(),
             config,
@@ -257,6 +268,8 @@ impl Membership {
         if adopted.announced == adopted.installed.view {
             self.announced = adopted.installed;
         }
+        // An installed view was one of a confirmed electorate, and the life runs one only.
+        self.confirm(self.config.started_ns);
         // Nobody has spoken yet, and nobody has to: all of them know this life.
         self.hears |= adopted.heard;
         self.company = self.hears;
@@ -288,6 +301,7 @@ impl Membership {
             Input::Reserved { ceiling } => self.ceiling = self.ceiling.max(ceiling),
             Input::Timeout => {}
         }
+        self.look_at_electorate(now_ns);
         self.look_around(now_ns);
         self.decide(now_ns);
         self.send(now_ns);
@@ -308,7 +322,7 @@ impl Membership {
             self.yield_ns(),
             self.again_ns(),
         ];
-        for at in times.into_iter().chain(self.company_timeouts()) {
+        for at in times.into_iter().chain(self.company_timeouts()).chain(self.confirmation.timeout()) {
             if at > self.looked_ns {
                 next = next.min(at);
             }
@@ -375,6 +389,7 @@ impl Membership {
         self.latest[at] = (incarnation >> 32) as u32;
         self.said_ns[at] = now_ns;
         self.heard_of[at] = None;
+        self.confirmation.forget(slot);
         if self.announced_lives[at] == 0 {
             self.announced_lives[at] = incarnation;
         }
@@ -387,7 +402,8 @@ impl Membership {
 
     fn may_propose_ns(&self) -> u64 {
         let wait_ns = START_WAIT_INTERVALS * self.config.interval_ns;
-        self.config.started_ns + wait_ns.clamp(START_WAIT_MIN_NS, START_WAIT_MAX_NS)
+        let from_ns = self.confirmation.since_ns.unwrap_or(self.config.started_ns);
+        from_ns + wait_ns.clamp(START_WAIT_MIN_NS, START_WAIT_MAX_NS)
     }
 
     fn settle_ns(&self) -> u64 {

@@ -3,7 +3,7 @@
 use ringbeat_common::view::View;
 
 /// Words of a row on the wire.
-pub const ROW_WORDS: usize = 10;
+pub const ROW_WORDS: usize = 11;
 
 /// What one life of a node says of itself. The highest number counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,12 +28,36 @@ pub struct Row {
     pub holds: u64,
     /// The resources that it could serve now.
     pub able: u64,
+    /// The digest of its electorate, whether it has never run another, and whether it is confirmed.
+    pub electorate: u64,
 }
 
 impl Row {
     /// Whether it hears a slot.
     pub const fn hears(&self, slot: u8) -> bool {
         self.heard >> (slot & 63) & 1 != 0
+    }
+
+    /// The digest of its electorate.
+    pub const fn electorate(&self) -> u64 {
+        self.electorate & !0b11
+    }
+
+    /// Whether it says that its electorate is confirmed.
+    pub const fn is_confirmed(&self) -> bool {
+        self.electorate & 1 != 0
+    }
+
+    /// Whether it has never run another.
+    pub const fn is_sole(&self) -> bool {
+        self.electorate & 2 != 0
+    }
+
+    /// Whether it could be in one view with another.
+    pub const fn fits(&self, other: &Self) -> bool {
+        self.config == other.config
+            && self.lease_us == other.lease_us
+            && self.electorate() == other.electorate()
     }
 
     /// As words.
@@ -49,6 +73,7 @@ impl Row {
             self.installed.rest,
             self.holds,
             self.able,
+            self.electorate,
         ]
     }
 
@@ -69,6 +94,7 @@ impl Row {
             installed: View { epoch: words[5], members: words[6], rest: words[7] },
             holds: words[8],
             able: words[9],
+            electorate: words[10],
         })
     }
 }

@@ -1,16 +1,19 @@
 //! Machines that talk to one another at once, or not at all.
 
+mod electorates;
 mod lives;
 mod mute;
 mod storm;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::electorate::Standing;
 use super::*;
 
 const MS: u64 = 1_000_000;
 
 /// Some machines, and what they have done.
+#[derive(Clone)]
 struct Cluster {
     machines: BTreeMap<u8, Membership>,
     /// Pairs that do not reach one another, one way.
@@ -19,6 +22,8 @@ struct Cluster {
     now_ns: u64,
     announced: Vec<(u8, View)>,
     installed: Vec<(u8, Announcement)>,
+    /// Who has said so, and when.
+    confirmed: Vec<(u8, u64)>,
     /// Messages so far.
     sent: u64,
     /// Nodes whose disks hang.
@@ -40,6 +45,7 @@ impl Cluster {
             now_ns: 1000 * MS,
             announced: Vec::new(),
             installed: Vec::new(),
+            confirmed: Vec::new(),
             sent: 0,
             hung: 0,
             mute: Vec::new(),
@@ -64,6 +70,7 @@ impl Cluster {
             mute_ns: 2000 * MS,
             quiet_until_ns: 0,
             started_ns: self.now_ns,
+            standing: Standing { confirmed: true, again: false, sole: true },
             adopted: None,
         };
         change(&mut config);
@@ -71,7 +78,9 @@ impl Cluster {
         self.waiting.retain(|(from, to, _)| *from != own && *to != own);
         let mut machine = Membership::new(config);
         for (slot, peer) in &mut self.machines {
-            if *slot != own && !self.cut.contains(&(*slot, own)) && !self.cut.contains(&(own, *slot)) {
+            let both = peer.everybody >> own & machine.everybody >> *slot & 1 != 0;
+            if both && *slot != own && !self.cut.contains(&(*slot, own)) && !self.cut.contains(&(own, *slot))
+            {
                 peer.handle(Input::Accepted { slot: own, incarnation }, self.now_ns);
                 machine.handle(
                     Input::Accepted { slot: *slot, incarnation: peer.config.incarnation },
@@ -102,6 +111,7 @@ impl Cluster {
                     self.sent += u64::from(to.count_ones());
                     self.waiting.extend(bits(to).map(|to| (slot, to, bytes.clone())));
                 }
+                Output::Confirmed => self.confirmed.push((slot, self.now_ns)),
                 Output::Differs { .. } => {}
             }
         }
@@ -114,6 +124,11 @@ impl Cluster {
                 continue;
             };
             assert!(self.sent - before < 1_000_000, "messages without end");
+            let life = self.machines.get(&from).map(|machine| machine.lives[usize::from(to)]);
+            if life != self.machines.get(&to).map(|machine| machine.config.incarnation) {
+                // To a life that is over, or to one that is not known yet.
+                continue;
+            }
             if !self.cut.contains(&(from, to)) && !self.mute.contains(&(from, to)) {
                 self.give(to, Input::Message { from, incarnation, bytes });
             }
@@ -123,9 +138,18 @@ impl Cluster {
     /// Whom each hears, as the cuts have it.
     fn look(&mut self) {
         let slots: Vec<u8> = self.machines.keys().copied().collect();
+        for (own, slot) in slots.iter().flat_map(|own| slots.iter().map(move |slot| (*own, *slot))) {
+            let (here, there) = (&self.machines[&own], &self.machines[&slot]);
+            let both = here.everybody >> slot & there.everybody >> own & 1 != 0;
+            let is_cut = self.cut.contains(&(own, slot)) || self.cut.contains(&(slot, own));
+            if own != slot && both && !is_cut {
+                let incarnation = there.config.incarnation;
+                self.give(own, Input::Accepted { slot, incarnation });
+            }
+        }
         for own in &slots {
             let heard = slots.iter().filter(|slot| !self.cut.contains(&(**slot, *own)));
-            let heard = heard.fold(0, |set, slot| set | 1 << slot);
+            let heard = heard.fold(0, |set, slot| set | 1 << slot) & self.machines[own].everybody;
             self.give(*own, Input::Row { heard });
         }
         self.deliver();
