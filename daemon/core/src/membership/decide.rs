@@ -41,7 +41,10 @@ impl Membership {
     /// Whether what this node has announced is what it chooses, for the lives that are there now.
     fn stands(&self) -> bool {
         let view = self.announced.view;
+        // What a daemon before this one announced, and nobody has told the owners of, cannot be said, so not installed.
+        let is_lost = self.owners_partial && self.installed.view != view;
         view.is_some()
+            && !is_lost
             && view.members == self.choice
             && bits(view.members).all(|slot| {
                 let at = usize::from(slot);

@@ -373,6 +373,37 @@ fn a_hand_over_goes_on_in_the_same_view() {
     (0..3).for_each(hands_over);
 }
 
+#[test]
+fn a_hand_over_in_an_announcement_that_nobody_heard_comes_to_an_end() {
+    for own in 0..3 {
+        let mut cluster = Cluster::new(3, 1);
+        cluster.up();
+        cluster.run(3000);
+        let installed = *cluster.machines[&own].installed();
+        // The daemon before has announced a view, and each of its messages was lost.
+        let view = View::new(installed.view.epoch + 1, own, 0b111, 5000, 1);
+        let mut own_part = installed;
+        own_part.owners.iter_mut().filter(|owner| **owner != own).for_each(|owner| *owner = NOBODY);
+        cluster.boot(own, 3, 1, 4096, |config| {
+            config.resources = vec![ResourceConfig { failback: false }];
+            config.adopted = Some(Adopted { installed: own_part, announced: view, heard: 0b111 });
+        });
+        cluster.up();
+        cluster.run(2000);
+        if own == 0 {
+            assert!(cluster.machines[&0].installed().view > view, "the lowest proposes anew");
+        }
+        // Others can still leave, and be left.
+        cluster.machines.remove(&((own + 1) % 3));
+        cluster.look();
+        cluster.run(2000);
+        let views = cluster.views();
+        assert_eq!(views[0].count_ones(), 2, "{own}: {views:?}");
+        assert_eq!(views[0], views[1]);
+        assert!(cluster.machines[&own].installed().view > view);
+    }
+}
+
 /// The daemon of one node is replaced; the holder is the first.
 fn hands_over(own: u8) {
     let mut cluster = Cluster::new(3, 1);
