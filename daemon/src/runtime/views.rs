@@ -110,6 +110,7 @@ impl Views {
             resources: resources.collect(),
             interval_ns: started.links.iter().map(|link| link.interval_ns).max().unwrap_or(0),
             ceiling: started.reserve.found().ceiling,
+            announced_floor: lease.announced().epoch,
             mute_ns: u64::from(config.cluster().daemon_stall_ms()) * 1_000_000 + MUTE_BEYOND_STALL_NS,
             quiet_until_ns: started.quiet_until_ns,
             started_ns: now_ns,

@@ -54,6 +54,8 @@ pub struct Config {
     /// Epochs up to here are reserved on disk. One that a daemon before this one reserved may have been announced, so
     /// what is announced lies above it; unless `adopted` says what was.
     pub ceiling: u64,
+    /// The epoch that the kernel's table says was announced last: it is above the ceiling if the state folder was lost.
+    pub announced_floor: u64,
     /// A peer that is heard, and has said nothing for so long, is no company, in ns: longer than a daemon may stand still.
     pub mute_ns: u64,
     /// Nothing is announced before, in ns.

@@ -212,7 +212,7 @@ impl Membership {
             heard: 1 << config.own,
             config: config.config_version as u32,
             lease_us: config.lease_us,
-            floor: if config.ceiling == 0 { 1 } else { config.ceiling + 1 },
+            floor: config.ceiling.max(config.announced_floor).saturating_add(1),
             ..Row::default()
         };
         let mut rows = vec![None; NODES_MAX];

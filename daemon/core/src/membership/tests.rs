@@ -67,6 +67,7 @@ impl Cluster {
             resources: Vec::new(),
             interval_ns: MS,
             ceiling,
+            announced_floor: 0,
             mute_ns: 2000 * MS,
             quiet_until_ns: 0,
             started_ns: self.now_ns,
@@ -336,6 +337,22 @@ fn ids_rise_at_every_node() {
         assert!(own.is_sorted_by(|a, b| a < b), "{own:?}");
         assert!(own.len() > 3);
     }
+}
+
+#[test]
+fn what_is_pinned_as_announced_counts_where_the_state_folder_is_lost() {
+    let mut cluster = Cluster::new(3, 1);
+    cluster.up();
+    let announced = cluster.machines[&0].announced();
+    assert!(announced.is_some());
+    // Alone in its new life, the others are gone as well: nothing but the pins says what was announced.
+    cluster.machines.clear();
+    cluster.boot(0, 3, 2, 0, |config| config.announced_floor = announced.epoch);
+    let before = cluster.announced.len();
+    cluster.look();
+    cluster.run(2000);
+    assert!(cluster.announced.len() > before);
+    assert!(cluster.announced[before..].iter().all(|(_, view)| *view > announced));
 }
 
 #[test]
