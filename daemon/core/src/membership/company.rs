@@ -29,6 +29,7 @@ impl Membership {
         for slot in bits(heard & !self.hears) {
             self.said_ns[usize::from(slot)] = now_ns;
         }
+        self.choice_is_old |= heard | 1 << self.config.own != self.hears;
         self.hears = heard | 1 << self.config.own;
     }
 
@@ -40,7 +41,7 @@ impl Membership {
         // A node that is heard again may have lived through much: what is known of it counts only if it has said so since.
         self.fresh &= !(self.company & !company);
         for slot in bits(company & !self.company & !self.fresh & !own) {
-            self.rows[usize::from(slot)] = None;
+            self.choice_is_old |= self.rows[usize::from(slot)].take().is_some();
         }
         self.company = company;
         self.reserve();

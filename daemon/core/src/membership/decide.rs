@@ -14,8 +14,8 @@ use crate::mutation::Mutation;
 impl Membership {
     /// Everything that follows from what is known now.
     pub(super) fn decide(&mut self, now_ns: u64) {
-        let known = Known { rows: &self.rows, over: self.over(), votes: &self.votes, quorum: self.quorum };
-        let choice = known.group_of(self.config.own);
+        // Most messages bring nothing new, and the search is the dearest thing that this machine does.
+        let choice = if std::mem::take(&mut self.choice_is_old) { self.best_group() } else { self.choice };
         let is_stuck =
             self.yielded && now_ns >= self.again_ns() && self.installed.view != self.announced.view;
         if choice != self.choice || is_stuck {
@@ -27,6 +27,11 @@ impl Membership {
         }
         self.install();
         self.looked_ns = now_ns;
+    }
+
+    fn best_group(&self) -> u64 {
+        let known = Known { rows: &self.rows, over: self.over(), votes: &self.votes, quorum: self.quorum };
+        known.group_of(self.config.own)
     }
 
     /// Slots of which only the row of a life is known that is over.

@@ -168,6 +168,8 @@ pub(super) struct Confirmation {
     said: Vec<u64>,
     /// What this node says of them: 0 until all are met.
     pub(super) own: u64,
+    /// Whether it has met another life since it said so.
+    is_old: bool,
 }
 
 impl Confirmation {
@@ -182,6 +184,7 @@ impl Confirmation {
             sole: 0,
             said: vec![0; 64],
             own: 0,
+            is_old: true,
         }
     }
 
@@ -193,6 +196,7 @@ impl Confirmation {
     /// Another life of a node has met nobody yet.
     pub(super) fn forget(&mut self, slot: u8) {
         self.met &= !(1 << slot);
+        self.is_old = true;
         self.said[usize::from(slot)] = 0;
     }
 
@@ -218,6 +222,7 @@ impl Membership {
         if row.electorate() != state.digest || self.everybody >> row.slot & 1 == 0 {
             return;
         }
+        state.is_old |= state.met >> row.slot & 1 == 0;
         state.met |= 1 << row.slot;
         state.sole = state.sole & !(1 << row.slot) | u64::from(row.is_sole()) << row.slot;
         state.said[usize::from(row.slot)] = lives;
@@ -229,18 +234,14 @@ impl Membership {
     /// Whether all nodes have run this electorate at an instant.
     pub(super) fn look_at_electorate(&mut self, now_ns: u64) {
         let own = 1 << self.config.own;
-        let mut lives = 0;
-        if self.unmet() == 0 {
-            let words: Vec<u64> =
-                bits(self.everybody | own).map(|slot| self.lives[usize::from(slot)]).collect();
-            lives = siphash24([self.confirmation.digest, 1], &words).max(1);
+        if std::mem::take(&mut self.confirmation.is_old) {
+            let lives = self.digest_of_lives();
+            self.news |= lives != self.confirmation.own;
+            self.confirmation.own = lives;
         }
         let others = self.everybody & !own;
         let state = &mut self.confirmation;
-        if lives != state.own {
-            state.own = lives;
-            self.news = true;
-        }
+        let lives = state.own;
         if state.confirmed {
             return;
         }
@@ -254,6 +255,15 @@ impl Membership {
         if state.at_ns.is_some_and(|at_ns| now_ns >= at_ns) {
             self.confirm(now_ns);
         }
+    }
+
+    /// A digest of the lives that have been met; 0 until that is one of each node.
+    fn digest_of_lives(&self) -> u64 {
+        if self.unmet() != 0 {
+            return 0;
+        }
+        let lives: Vec<u64> = bits(self.everybody).map(|slot| self.lives[usize::from(slot)]).collect();
+        siphash24([self.confirmation.digest, 1], &lives).max(1)
     }
 
     pub(super) fn confirm(&mut self, now_ns: u64) {

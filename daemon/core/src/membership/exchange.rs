@@ -57,7 +57,9 @@ impl Membership {
             return;
         }
         let life = (row.incarnation >> 32) as u32;
-        self.latest[at] = self.latest[at].max(life);
+        if life > self.latest[at] {
+            (self.latest[at], self.choice_is_old) = (life, true);
+        }
         let accepted = self.lives[at];
         // A life that is heard is known best here. Of one that is not, others may know the end, and the next one.
         let is_next = self.hears >> row.slot & 1 == 0 && life > (accepted >> 32) as u32;
@@ -68,6 +70,7 @@ impl Membership {
             (row.incarnation >> 32, row.number) > (before.incarnation >> 32, before.number)
         });
         if newer {
+            self.choice_is_old |= self.rows[at].is_none_or(|before| !row.weighs_like(&before));
             self.rows[at] = Some(row);
         }
         let own = self.own_row();

@@ -155,6 +155,8 @@ pub struct Membership {
     ceiling: u64,
     wished: u64,
     choice: u64,
+    /// Whether something has changed that the choice depends on.
+    choice_is_old: bool,
     choice_since_ns: u64,
     /// A hand-over brings the own share of the owners only; the members know the rest, and nobody is told this part.
     owners_partial: bool,
@@ -234,6 +236,7 @@ impl Membership {
             ceiling: config.ceiling,
             wished: config.ceiling,
             choice: 0,
+            choice_is_old: true,
             choice_since_ns: config.started_ns,
             owners_partial: false,
             yielded: false,
@@ -376,6 +379,7 @@ impl Membership {
         if row != before {
             row.number = row.number.max(before.number) + 1;
             self.rows[usize::from(self.config.own)] = Some(row);
+            self.choice_is_old |= !row.weighs_like(&before);
             self.news = true;
         }
     }
@@ -387,6 +391,7 @@ impl Membership {
         }
         self.lives[at] = incarnation;
         self.latest[at] = (incarnation >> 32) as u32;
+        self.choice_is_old = true;
         self.said_ns[at] = now_ns;
         self.heard_of[at] = None;
         self.confirmation.forget(slot);

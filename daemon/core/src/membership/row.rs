@@ -60,6 +60,13 @@ impl Row {
             && self.electorate() == other.electorate()
     }
 
+    /// Whether the choice is the same with it as with another of its slot.
+    pub fn weighs_like(&self, other: &Self) -> bool {
+        self.fits(other)
+            && (self.incarnation, self.heard, self.installed, self.holds)
+                == (other.incarnation, other.heard, other.installed, other.holds)
+    }
+
     /// As words.
     pub const fn to_words(&self) -> [u64; ROW_WORDS] {
         [
