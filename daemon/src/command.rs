@@ -44,7 +44,7 @@ pub fn run() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { Exit::Usage as u8 } else { 0 });
         }
     };
-    realtime::share_one_heap();
+    realtime::prepare_heaps();
     let (log, _flushed_at_the_end) = tracing_appender::non_blocking(std::io::stderr());
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::try_from_env("RINGBEAT_LOG").unwrap_or_else(|_| EnvFilter::new("info")))

@@ -70,11 +70,20 @@ fn schedule(tid: i32, policy: i32, priority: i32) -> io::Result<()> {
     }
 }
 
-/// Lets all threads allocate from one heap, to be called before there is a second one: each would else reserve 64 MiB of
-/// its own, and what is reserved counts as locked.
-pub fn share_one_heap() {
-    // SAFETY: no memory is passed.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+/// Lets all threads allocate from one heap where RLIMIT_MEMLOCK counts, to be called before there is a second thread: each
+/// would else reserve 64 MiB of its own, and what is reserved is counted, touched or not.
+///
+/// With the right to lock without bound each keeps its own: a real-time thread must not wait for the lock of a heap that a
+/// starved one holds.
+pub fn prepare_heaps() {
+    if !may_lock_all() {
+        // SAFETY: no memory is passed.
+        unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
+    }
+}
+
+fn may_lock_all() -> bool {
+    capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK))
 }
 
 /// Locks what the process uses now and will use, page by page as it is touched.
@@ -87,8 +96,7 @@ pub fn lock_memory() -> io::Result<()> {
         let maximum = before.maximum.map_or(Some(LOCKED_MAX), |bytes| Some(bytes.max(LOCKED_MAX)));
         // Refused without CAP_SYS_RESOURCE; the right to lock without bound does as well.
         let raised = setrlimit(Resource::Memlock, Rlimit { current: Some(LOCKED_MAX), maximum });
-        let unbound = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::IPC_LOCK));
-        if raised.is_err() && !unbound {
+        if raised.is_err() && !may_lock_all() {
             let have = before.current.unwrap_or_default() >> 10;
             let need = LOCKED_MAX >> 10;
             return Err(io::Error::other(format!(
@@ -105,9 +113,10 @@ pub fn lock_memory() -> io::Result<()> {
     }
 }
 
-/// Unlocks all again if more than the bound is locked; true when it did. To be called now and then.
+/// Unlocks all again if more than the bound is locked, that is, resident: what is only reserved costs nobody anything.
+/// True when it did. To be called now and then.
 pub fn unlock_if_over() -> bool {
-    if !LOCKED.load(Ordering::Acquire) || super::resident::locked_kib() << 10 <= LOCKED_MAX {
+    if !LOCKED.load(Ordering::Acquire) || super::resident::resident_kib() << 10 <= LOCKED_MAX {
         return false;
     }
     // SAFETY: a plain system call.

@@ -7,11 +7,6 @@ pub fn resident_kib() -> u64 {
     field("VmRSS:")
 }
 
-/// What is locked in memory, in KiB; 0 where /proc is not there.
-pub fn locked_kib() -> u64 {
-    field("VmLck:")
-}
-
 fn field(name: &str) -> u64 {
     let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = text.lines().find(|line| line.starts_with(name));
