@@ -54,7 +54,7 @@ pub enum ElectorateError {
     },
     /// Nodes that are not configured any more may have a quorum without the others.
     #[error(
-        "nodes and votes have changed too much: {nodes} alone were a quorum of those that this node ran with before, and \
+        "nodes and votes have changed too much: {nodes} alone had a quorum of those that this node ran with before, and \
          the configuration has none of them any more, so they could go on beside this one; change fewer nodes at a time, \
          or stop the daemons on all nodes, old ones too, and remove {path} on every node"
     )]
@@ -209,7 +209,7 @@ mod tests {
         more.write().expect("written");
         assert_eq!(lines(&path), "confirmed 1:1 2:1 3:1|new 1:1 2:1 3:1 4:1 5:1");
         let error = Kept::open(folder.path(), &ones(2..5)).expect_err("two of three are gone");
-        assert!(error.to_string().contains("nodes 1, 2 alone were a quorum"), "{error}");
+        assert!(error.to_string().contains("nodes 1, 2 alone had a quorum"), "{error}");
         assert!(error.to_string().contains(&path.display().to_string()), "{error}");
     }
 

@@ -13,7 +13,7 @@ use ringbeat_control::{
     ViewReport, Votes, code, incarnation_text,
 };
 use ringbeat_core::detector;
-use ringbeat_core::membership::NOBODY;
+use ringbeat_core::membership::{NOBODY, choice::bits};
 
 use crate::agreed::version_of;
 use crate::control::Reply;
@@ -68,6 +68,16 @@ fn status(runtime: &Runtime) -> Status {
     }
     if let Some(other) = runtime.duplicate.and_then(incarnation_text) {
         warnings.push(format!("another machine runs with this node's id, as incarnation {other}"));
+    }
+    let membership = &runtime.views.membership;
+    if !membership.is_confirmed() {
+        let unmet: Vec<String> = bits(membership.unmet()).map(|slot| runtime.name_of(slot)).collect();
+        let what = "no quorum until every node has been seen once with these nodes and votes";
+        warnings.push(if unmet.is_empty() {
+            format!("{what}: all have been, and the leases of before are waited for")
+        } else {
+            format!("{what}; not seen yet: {}", unmet.join(", "))
+        });
     }
     let missing = ringbeat_ebpf_object::MISSING;
     Status {

@@ -115,9 +115,11 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         plane(&config, identity, &links, &sockets, &book, &granted, actions.as_ref(), &mut warnings)?;
     let adopted = if let Plane::Kernel(kernel) = &plane { kernel.adopted() } else { None };
     if adopted.is_some() && electorate.is_change() {
-        // The view that would go on was one of other nodes or votes.
-        let text = "nodes or votes have changed within a hand-over, and cluster.version has not: raise it";
-        return Err(Refusal::because(Exit::Configuration, text));
+        // The view that would go on may be one of other nodes or votes.
+        let text = "the daemon before this one is not known to have run with these nodes and votes, so this one cannot \
+                    go on for it; start it again when the announced hand-over is over, and raise cluster.version with \
+                    every change";
+        return Err(Refusal::because(Exit::Failed, text));
     }
     electorate.write().map_err(|error| Refusal::new(Exit::State, &error))?;
     plane.lease().set_slack(config.cluster().gate_slack_us());

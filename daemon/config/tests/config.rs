@@ -82,10 +82,7 @@ fn defaults_order_and_overrides() {
 #[test]
 fn the_largest_numbers_fit() {
     let text = SMALL
-        .replace(
-            "name = \"demo\"",
-            "name = \"demo\"\nversion = 4294967295\ndaemon_stall_ms = 60000",
-        )
+        .replace("name = \"demo\"", "name = \"demo\"\nversion = 4294967295\ndaemon_stall_ms = 60000")
         .replace("interval_us = 250000", "interval_us = 40_000\ncount = 100")
         .replace("votes = 0", "votes = 255");
     let config = parse(&text).expect("a good file");

@@ -182,7 +182,8 @@ impl Loaded {
         packet: &[u8],
         repeat: u32,
     ) -> Result<Tried, LoadError> {
-        try_program(self.classifier(name)?, packet, repeat).map_err(|source| LoadError::Program { name, source })
+        try_program(self.classifier(name)?, packet, repeat)
+            .map_err(|source| LoadError::Program { name, source })
     }
 
     /// Makes the calling process the one whose end sets the latch.

@@ -23,7 +23,8 @@ impl Runtime {
     /// address can be put there.
     pub(super) fn look_at_services(&mut self, now_ns: u64) {
         let mut able = 0;
-        let own: Vec<&str> = self.started.config.services().iter().map(|service| service.interface()).collect();
+        let own: Vec<&str> =
+            self.started.config.services().iter().map(|service| service.interface()).collect();
         let others = if own.is_empty() { Ok(()) } else { self.started.plane.gate_others(&own) };
         for gate in 0..self.views.gates.len() {
             let Some(service) = self.started.config.services().get(gate) else { continue };

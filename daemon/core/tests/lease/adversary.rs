@@ -5,8 +5,8 @@ use ringbeat_common::maps::{Latch, latch};
 use ringbeat_common::view::View;
 
 use crate::plan::{FAULTS, Fault, INTERVAL_NS, Mutation, RESOURCES_MAX};
-use crate::tally::Met;
 use crate::table::Table;
+use crate::tally::Met;
 use crate::world::{Ghost, Happening, NOBODY, Proposal, World, trace};
 
 impl World<'_> {

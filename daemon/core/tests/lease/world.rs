@@ -329,7 +329,10 @@ impl<'a> World<'a> {
             }
             if let Some(ghost) = self.ghosts.iter().find(|ghost| self.is_haunted(ghost, resource)) {
                 let slot = ghost.slot;
-                trace!(self, "VIOLATION: {node} and the machine that {slot} was pass for resource {resource}");
+                trace!(
+                    self,
+                    "VIOLATION: {node} and the machine that {slot} was pass for resource {resource}"
+                );
                 self.violation = Some(format!(
                     "at {} ns node {node} and the former machine of {slot} both pass the gate of resource {resource}",
                     self.now_ns

@@ -117,9 +117,8 @@ impl Counts {
             (node.clone(), (count - old, longest_us))
         });
         let silences = self.silences_over_ms.iter();
-        let silences = silences.map(|(ms, count)| {
-            (*ms, count - before.silences_over_ms.get(ms).copied().unwrap_or_default())
-        });
+        let silences = silences
+            .map(|(ms, count)| (*ms, count - before.silences_over_ms.get(ms).copied().unwrap_or_default()));
         Self {
             lapses: lapses.collect(),
             silences_over_ms: silences.collect(),

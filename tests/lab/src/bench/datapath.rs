@@ -134,17 +134,14 @@ fn packets() -> Result<Packets> {
     for _ in 0..PROBES {
         empty.push(plane.try_out(&foreign(), 1)?.took_ns as f64);
     }
-    let mut many = |bytes: &[u8], wanted: u32| {
-        averages(wanted, || Ok(plane.try_out(bytes, REPEAT)?))
-    };
+    let mut many = |bytes: &[u8], wanted: u32| averages(wanted, || Ok(plane.try_out(bytes, REPEAT)?));
     let mut forged = frame(Kind::Probe, sequence + 1, view);
     forged.set_heard(7);
     let (forged_ns, foreign_ns) = (many(&packet(&forged), XDP_DROP)?, many(&foreign(), XDP_PASS)?);
     let answered_net_ns = answered_ns.p50 - (Quantiles::of(empty).p50 - foreign_ns.p50);
     let mut gated = |leased: bool| -> Result<Gated> {
-        let mut one = |name, bytes: Vec<u8>| {
-            averages(TCX_NEXT, || Ok(plane.try_classifier(name, &bytes, REPEAT)?))
-        };
+        let mut one =
+            |name, bytes: Vec<u8>| averages(TCX_NEXT, || Ok(plane.try_classifier(name, &bytes, REPEAT)?));
         let other = if leased { LEASED } else { UNLEASED };
         Ok(Gated {
             out: one("gate_out", between(other, CLIENT))?,
@@ -181,7 +178,10 @@ fn averages(wanted: u32, mut run: impl FnMut() -> Result<Tried>) -> Result<Quant
 /// Installs a view of this node and the peer, which needs both for a quorum, and opens the gate for as long as the bench
 /// may take.
 fn serve(plane: &mut KernelPlane, view: View) -> Result<()> {
-    plane.lease_addresses(&[LeasedAddress { address: IpAddr::V4(LEASED.into()), interface: "lo".to_owned() }])?;
+    plane.lease_addresses(&[LeasedAddress {
+        address: IpAddr::V4(LEASED.into()),
+        interface: "lo".to_owned(),
+    }])?;
     let mut votes = Votes { own: 0, of: [0; NODES_MAX], quorum: 2 };
     (votes.of[0], votes.of[1]) = (1, 1);
     let not_before_ns = plane.lease().announce(&view, 1);

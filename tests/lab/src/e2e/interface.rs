@@ -151,7 +151,9 @@ fn planned_restart(ctx: &mut Ctx) -> Result<()> {
     let there = all_addresses(&node)?;
     let held = there.lines().filter(|line| line.contains("10.78.0.100/")).collect::<Vec<_>>();
     ensure!(held.len() == 1 && held[0].contains("svc0"), "{there}");
-    ctx.step("a list of other addresses is another configuration, though the version is the same: nothing goes on");
+    ctx.step(
+        "a list of other addresses is another configuration, though the version is the same: nothing goes on",
+    );
     ringbeat_control::Client::connect(&node.socket()?)?.handover(9000)?;
     node.stop(Duration::from_secs(5))?;
     configure(&node, |text| text[..text.rfind("[[address]]").unwrap_or(text.len())].to_owned())?;

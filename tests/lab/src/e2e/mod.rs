@@ -14,6 +14,7 @@ mod interface;
 mod lab;
 mod links;
 mod pins;
+mod views;
 mod wire;
 
 use std::time::Duration;
@@ -108,6 +109,7 @@ fn groups() -> impl Iterator<Item = &'static Test> {
         hostile::TESTS,
         pins::TESTS,
         address::TESTS,
+        views::TESTS,
         interface::TESTS,
         docs::TESTS,
     ]
