@@ -281,7 +281,7 @@ fn other_interfaces(ctx: &mut Ctx) -> Result<()> {
             }
             Ok(false)
         };
-        wait("the holder answers on the heartbeat's interface, too", &answers)?;
+        wait("the holder answers on the heartbeat's interface, too", answers)?;
         held.kill()?;
         wait("the daemon is dead", || Ok(held.daemon_state()? == ProcessState::Dead))?;
         for _ in 0..3 {
