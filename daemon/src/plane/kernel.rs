@@ -160,8 +160,7 @@ impl KernelPlane {
             && same_links
             && latch.state == latch::HANDED_OVER
             && boot_ns() + ADOPT_LEAST_NS < latch.handover_until_ns
-            // A daemon that died while it installed a view has left the table between two.
-            && self.lease().is_whole()
+            && self.lease().can_go_on()
             // What was released is released for that life.
             && node.flags & u64::from(flags::RELEASED) == 0
             && (u64::from(ABI_OLDEST)..=u64::from(ABI)).contains(&node.abi)
@@ -267,16 +266,26 @@ impl KernelPlane {
         }
         self.is_ours = true;
         self.node.word(0, offset_of!(Node, abi)).store(u64::from(ABI), Ordering::SeqCst);
+        // What lies between the decision to take over and this may have taken its time; registration opens the latch, so an
+        // end that is near or over must be seen before it.
+        if adopted.is_some_and(|(_, until_ns)| boot_ns() + ADOPT_LEAST_NS >= until_ns) {
+            return Err(self.too_late());
+        }
         self.loaded.register()?;
         // By the clock read after registration: who came later was called gone, and must not go on.
         if adopted.is_some_and(|(_, until_ns)| boot_ns() >= until_ns) {
-            self.lease().adopt_closed();
-            self.close();
-            return Err(LoadError::TooLate);
+            return Err(self.too_late());
         }
         self.node.word(0, offset_of!(Node, flags)).store(0, Ordering::SeqCst);
         self.node.word(0, offset_of!(Node, incarnation)).store(incarnation, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Closes what was to be taken over.
+    fn too_late(&mut self) -> LoadError {
+        self.lease().adopt_closed();
+        self.close();
+        LoadError::TooLate
     }
 
     /// See [`super::Plane::close`].

@@ -101,9 +101,12 @@ impl LeaseCells<'_> {
         self.store(lease::KNOWS, 1);
     }
 
-    /// Whether the last installation was finished: its generation is written last.
-    pub fn is_whole(&self) -> bool {
-        self.load(lease::GENERATION) == self.load(lease::GENERATION_LAST)
+    /// Whether another daemon can go on with the table in the same life. Not if one died while it installed a view, for the
+    /// generation is written last; nor if a view was announced and none is installed, for the others count on this life to
+    /// install it, and the next daemon announces later ones only.
+    pub fn can_go_on(&self) -> bool {
+        let generation = self.load(lease::GENERATION);
+        generation == self.load(lease::GENERATION_LAST) && (generation != 0 || !self.announced().is_some())
     }
 
     /// Closes all gates.
@@ -158,4 +161,27 @@ pub fn empty() -> Box<[AtomicU64]> {
     let words: Box<[AtomicU64]> = (0..LEASE_WORDS).map(|_| AtomicU64::new(0)).collect();
     LeaseCells(&words).adopt_closed();
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_table_is_gone_on_with() {
+        let words = empty();
+        let cells = LeaseCells(&words);
+        let votes = Votes { own: 0, of: [1; NODES_MAX], quorum: 33 };
+        let view = View::new(1, 0, 0b11, 5000, 1);
+        assert!(cells.can_go_on(), "nothing was said yet");
+        cells.announce(&view, 0);
+        assert!(!cells.can_go_on(), "announced, and the next daemon could not install it");
+        cells.install(view, 0, 0, &votes);
+        assert!(cells.can_go_on());
+        cells.announce(&View::new(2, 0, 0b11, 5000, 1), 0);
+        assert!(cells.can_go_on(), "the installed view goes on");
+        // A daemon that died in the middle: all is written but the generation.
+        cells.store(lease::GENERATION_LAST, cells.load(lease::GENERATION_LAST) + 1);
+        assert!(!cells.can_go_on());
+    }
 }

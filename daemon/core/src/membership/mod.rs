@@ -210,7 +210,8 @@ impl Membership {
             electorate: confirmation.word(),
             slot: config.own,
             incarnation: config.incarnation,
-            number: 1,
+            // A daemon that goes on in the same life does not know the numbers of the one before; its clock is later.
+            number: config.started_ns.max(1),
             heard: 1 << config.own,
             config: config.config_version as u32,
             lease_us: config.lease_us,

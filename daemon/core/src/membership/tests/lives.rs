@@ -86,3 +86,19 @@ fn a_life_that_is_still_heard_is_over_once_it_is_not() {
     cluster.deliver();
     assert_eq!(cluster.machines[&0].choice(), 0b0111, "by what it knows already");
 }
+
+/// A planned restart before there was a view: the same life, and rows that count on from nothing. They must be believed.
+#[test]
+fn a_successor_without_a_view_is_believed() {
+    let mut before = Cluster::new(2, 1);
+    for _ in 0..5 {
+        before.give(1, Input::Able { resources: 1 });
+        before.give(1, Input::Able { resources: 0 });
+    }
+    let reached = before.machines[&1].own_row().number;
+    before.now_ns += 10 * MS;
+    before.boot(1, 2, 1, 0, |_| {});
+    let row = before.machines[&1].own_row();
+    assert_eq!(row.incarnation, before.machines[&1].config.incarnation, "the same life");
+    assert!(row.number > reached, "{} after {reached}", row.number);
+}
