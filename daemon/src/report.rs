@@ -69,6 +69,9 @@ fn status(runtime: &Runtime) -> Status {
     if let Some(other) = runtime.duplicate.and_then(incarnation_text) {
         warnings.push(format!("another machine runs with this node's id, as incarnation {other}"));
     }
+    if let Some(why) = started.others.as_ref().and_then(plane::Others::last_fault) {
+        warnings.push(why.to_owned());
+    }
     let membership = &runtime.views.membership;
     if !membership.is_confirmed() {
         let unmet: Vec<String> = bits(membership.unmet()).map(|slot| runtime.name_of(slot)).collect();

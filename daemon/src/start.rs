@@ -25,7 +25,7 @@ use crate::exit::{Exit, Refusal};
 use crate::journal::Journal;
 use crate::plane::load::chain;
 use crate::plane::pins::{BPFFS, PinError, Pins};
-use crate::plane::{Gated, Identity, KernelPlane, Plane, PlaneLink, SocketPlane};
+use crate::plane::{Gated, Identity, KernelPlane, Others, Plane, PlaneLink, SocketPlane};
 use crate::probe::{self, Book};
 use crate::reserve::{self, Reserve};
 use crate::sockets::LinkSockets;
@@ -71,6 +71,8 @@ pub struct Started {
     pub clean_note: PathBuf,
     /// The addresses; none where none is configured.
     pub actions: Option<Actions>,
+    /// The gates of other interfaces; none where nothing can be held.
+    pub others: Option<Others>,
     /// Wakes the main loop.
     pub wake: Arc<OwnedFd>,
     /// What is not as it should be.
@@ -111,7 +113,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         .map_err(|error| Refusal::new(Exit::State, &error))?;
     let electorate = electorate(&config)?;
     let actions = actions(&config)?;
-    let (plane, pins, kept) =
+    let (mut plane, pins, kept) =
         plane(&config, identity, &links, &sockets, &book, &granted, actions.as_ref(), &mut warnings)?;
     let adopted = if let Plane::Kernel(kernel) = &plane { kernel.adopted() } else { None };
     if adopted.is_some() && electorate.is_change() {
@@ -122,6 +124,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         return Err(Refusal::because(Exit::Failed, text));
     }
     electorate.write().map_err(|error| Refusal::new(Exit::State, &error))?;
+    let others = others(&config, &mut plane, pins.as_ref(), &mut warnings);
     plane.lease().set_slack(config.cluster().gate_slack_us());
     let clean_note = config.cluster().control().with_extension("clean");
     let clean = reserve::take_clean(&clean_note);
@@ -172,6 +175,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         quiet_until_ns,
         clean_note,
         actions,
+        others,
         wake,
         warnings,
         realtime: granted,
@@ -188,6 +192,32 @@ fn electorate(config: &Config) -> Result<Kept, Refusal> {
         let is_unsafe = matches!(error, ElectorateError::Stranded { .. } | ElectorateError::TooMany { .. });
         Refusal::new(if is_unsafe { Exit::Configuration } else { Exit::State }, &error)
     })
+}
+
+/// The gates of other interfaces, where addresses can be held at all.
+fn others(
+    config: &Config,
+    plane: &mut Plane,
+    pins: Option<&Pins>,
+    warnings: &mut Vec<String>,
+) -> Option<Others> {
+    let (Plane::Kernel(kernel), Some(pins)) = (plane, pins) else { return None };
+    if config.services().is_empty() {
+        return None;
+    }
+    let own = config.services().iter().map(|service| service.interface().to_owned()).collect();
+    let started = kernel
+        .pin_gate_local()
+        .map_err(|error| chain(&error))
+        .and_then(|()| Others::start(pins, own).map_err(|error| chain(&error)));
+    match started {
+        Ok(others) => Some(others),
+        Err(why) => {
+            tracing::warn!(why, "the gates of other interfaces cannot be kept");
+            warnings.push(format!("no address is held here, for other interfaces have no gate: {why}"));
+            None
+        }
+    }
 }
 
 /// Until when a daemon before this one may have promised, when nothing pinned says so: 1.25 of the longest lease that

@@ -24,13 +24,13 @@ use ringbeat_common::watch::{Watch, state};
 use ringbeat_config::Datapath;
 
 use super::lease::LeaseCells;
-use super::load::{GATE_LOCAL, LoadError, Loaded, Tried, chain};
+use super::load::{LoadError, Loaded, Tried, chain};
 use super::pins::Pins;
 use super::{CellReading, Gated, Identity, Mode, PlaneLink};
 use crate::sys::clock::boot_ns;
 use crate::sys::mapped::Mapped;
 use crate::sys::pod::Value;
-use crate::sys::socket::{ethernet_interfaces, interface_index};
+use crate::sys::socket::{interface_index, is_interface};
 
 /// A hand-over with less time left than this is not taken up.
 const ADOPT_LEAST_NS: u64 = 5_000_000;
@@ -51,8 +51,6 @@ pub struct KernelPlane {
     addresses: HashMap<MapData, AddressKey, u64>,
     /// The interfaces that the gate stands on, with their indexes.
     gated: Vec<(String, u32)>,
-    /// The others that have one for what is sent from here.
-    gated_others: Vec<u32>,
     pins: Option<Pins>,
     slots: Array<MapData, Value<Slot>>,
     keys: Array<MapData, [u64; 2]>,
@@ -107,7 +105,6 @@ impl KernelPlane {
             addresses: HashMap::try_from(loaded.take("ADDRESSES")?)
                 .map_err(|error| LoadError::Map { name: "ADDRESSES", why: chain(&error) })?,
             gated: Vec::new(),
-            gated_others: Vec::new(),
             pins: pins.cloned(),
             slots: array(&mut loaded, "SLOTS")?,
             keys: array(&mut loaded, "KEYS")?,
@@ -129,7 +126,7 @@ impl KernelPlane {
                 let (id, ifindex) = (parts.next(), parts.next());
                 known.contains(&name)
                     // The gates of a dead daemon stand until this one's do.
-                    || name.starts_with("gate_")
+                    || name.starts_with("gate_") && id.clone().and_then(Result::ok).is_none_or(is_interface)
                     || own
                         .iter()
                         .any(|link| id == Some(Ok(u32::from(link.id))) && ifindex == Some(Ok(link.ifindex)))
@@ -416,11 +413,18 @@ impl KernelPlane {
 
     /// See [`super::Plane::gate`].
     pub fn gate(&mut self, interface: &str) -> Result<(), LoadError> {
-        let ifindex = interface_index(interface).map_err(|error| LoadError::Attach {
-            name: "gate_out",
-            interface: interface.to_owned(),
-            why: error.to_string(),
-        })?;
+        let ifindex = match interface_index(interface) {
+            Ok(ifindex) => ifindex,
+            Err(error) => {
+                // What comes back under the name is another one, also if it has the number.
+                self.gated.retain(|(name, _)| name != interface);
+                return Err(LoadError::Attach {
+                    name: "gate_out",
+                    interface: interface.to_owned(),
+                    why: error.to_string(),
+                });
+            }
+        };
         if self.gated.iter().any(|(name, index)| name == interface && *index == ifindex) {
             return Ok(());
         }
@@ -430,23 +434,12 @@ impl KernelPlane {
         Ok(())
     }
 
-    /// See [`super::Plane::gate_others`].
-    pub fn gate_others(&mut self, own: &[&str]) -> Result<(), LoadError> {
-        let fail = |error: std::io::Error| LoadError::Attach {
-            name: GATE_LOCAL,
-            interface: "any interface".to_owned(),
-            why: error.to_string(),
-        };
-        let mut there = ethernet_interfaces().map_err(fail)?;
-        there.retain(|(name, _)| !own.contains(&name.as_str()));
-        self.gated_others.retain(|ifindex| there.iter().any(|(_, index)| index == ifindex));
-        for (name, ifindex) in there {
-            if !self.gated_others.contains(&ifindex) {
-                self.loaded.attach_gate_local(&name, ifindex, self.pins.as_ref())?;
-                self.gated_others.push(ifindex);
-            }
+    /// Leaves the gate of other interfaces as a pin, for [`super::Others`].
+    pub fn pin_gate_local(&mut self) -> Result<(), LoadError> {
+        match &self.pins {
+            Some(pins) => self.loaded.pin_gate_local(pins),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// See [`super::Plane::gate_log`].

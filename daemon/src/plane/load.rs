@@ -291,15 +291,16 @@ impl Loaded {
         Ok(())
     }
 
-    /// Attaches the gate for what this node itself sends by an interface that is not the address's own.
-    pub fn attach_gate_local(
-        &mut self,
-        interface: &str,
-        ifindex: u32,
-        pins: Option<&Pins>,
-    ) -> Result<(), LoadError> {
-        let pin = format!("{GATE_LOCAL}-{ifindex}");
-        self.attach_tcx(GATE_LOCAL, (interface, TcAttachType::Egress), pins, &pin, |there| there != pin)
+    /// Pins the gate for what this node itself sends by other interfaces, so that a thread can attach it.
+    pub fn pin_gate_local(&mut self, pins: &Pins) -> Result<(), LoadError> {
+        let path = pins.path(GATE_LOCAL);
+        // That of the daemon before.
+        let _ = fs::remove_file(&path);
+        self.classifier(GATE_LOCAL)?.pin(&path).map_err(|error| LoadError::Attach {
+            name: GATE_LOCAL,
+            interface: path.display().to_string(),
+            why: chain(&error),
+        })
     }
 
     /// Loads the gate of cgroups. Not with the others, for not every kernel has what it needs; and before any map is

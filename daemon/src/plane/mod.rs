@@ -7,6 +7,7 @@
 pub mod kernel;
 pub mod lease;
 pub mod load;
+pub mod others;
 pub mod pins;
 pub mod reading;
 pub mod socket;
@@ -24,6 +25,7 @@ use ringbeat_common::slot::Slot;
 pub use kernel::KernelPlane;
 pub use lease::LeaseCells;
 pub use load::Tried;
+pub use others::Others;
 pub use reading::CellReading;
 pub use socket::SocketPlane;
 
@@ -192,14 +194,6 @@ impl Plane {
         match self {
             Self::Kernel(plane) => plane.gate(interface).map_err(|error| load::chain(&error)),
             Self::Socket(_) => Err("plain sockets have no gate".to_owned()),
-        }
-    }
-
-    /// Puts a gate for what this node itself sends on all other interfaces; an error says why nothing leased can be held.
-    pub fn gate_others(&mut self, own: &[&str]) -> Result<(), String> {
-        match self {
-            Self::Kernel(plane) => plane.gate_others(own).map_err(|error| load::chain(&error)),
-            Self::Socket(_) => Ok(()),
         }
     }
 

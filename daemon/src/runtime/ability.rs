@@ -13,6 +13,8 @@ use crate::sys::socket::interface_index;
 
 /// Why a node without bpffs holds no address.
 const UNPINNED: &str = "nothing is pinned, so the gate would go with the daemon";
+/// Why a node without the thread of gates holds no address.
+const UNGATED: &str = "the gates of other interfaces cannot be kept";
 /// Why a node without the thread of addresses holds none.
 const OVER: &str = "the thread of addresses has ended for want of netlink: restart this daemon";
 /// For how long a node that could not put an address on its interface leaves it to others.
@@ -23,13 +25,10 @@ impl Runtime {
     /// address can be put there.
     pub(super) fn look_at_services(&mut self, now_ns: u64) {
         let mut able = 0;
-        let own: Vec<&str> =
-            self.started.config.services().iter().map(|service| service.interface()).collect();
-        let others = if own.is_empty() { Ok(()) } else { self.started.plane.gate_others(&own) };
         for gate in 0..self.views.gates.len() {
             let Some(service) = self.started.config.services().get(gate) else { continue };
             let interface = service.interface().to_owned();
-            let found = others.clone().and_then(|()| self.look_at_service(gate, &interface, now_ns));
+            let found = self.look_at_service(gate, &interface, now_ns);
             able |= u64::from(found.is_ok()) << gate;
             let state = &mut self.views.gates[gate];
             let had = (state.ifindex, state.error.is_none());
@@ -50,11 +49,20 @@ impl Runtime {
     /// The interface by its number, with the gate on it; or why the address cannot be served on it.
     fn look_at_service(&mut self, gate: usize, interface: &str, now_ns: u64) -> Result<u32, String> {
         if let Some(fault) = carrier::fault(interface) {
+            // One that is down may come up while nobody looks.
+            let _ = self.started.plane.gate(interface);
             return Err(fault.to_owned());
         }
         // A gate that goes with its daemon would leave the address open behind it.
         if self.started.pins.is_none() && self.started.plane.is_kernel() {
             return Err(UNPINNED.to_owned());
+        }
+        // Whoever holds the address keeps it: a foreign interface that comes without a gate is no reason to move it.
+        if self.started.plane.is_kernel() && !self.views.gates[gate].owned {
+            let others = self.started.others.as_mut().ok_or(UNGATED)?;
+            if let Some(why) = others.fault() {
+                return Err(why.to_owned());
+            }
         }
         let index = || interface_index(interface).map_err(|error| error.to_string());
         let ifindex = index()?;

@@ -102,9 +102,24 @@ pub fn ethernet_interfaces() -> io::Result<Vec<(String, u32)>> {
         }
         libc::if_freenameindex(list);
     }
-    // One that goes meanwhile carries nothing.
-    all.retain(|(name, _)| is_ethernet(name).unwrap_or(false));
-    Ok(all)
+    let mut ethernet = Vec::new();
+    for (name, ifindex) in all {
+        match is_ethernet(&name) {
+            Ok(true) => ethernet.push((name, ifindex)),
+            Ok(false) => {}
+            // One that goes meanwhile carries nothing.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(ethernet)
+}
+
+/// Whether an interface has this number now.
+pub fn is_interface(ifindex: u32) -> bool {
+    let mut name = [0; libc::IF_NAMESIZE];
+    // SAFETY: room for the longest name.
+    !unsafe { libc::if_indextoname(ifindex, name.as_mut_ptr()) }.is_null()
 }
 
 /// One of the requests of netdevice(7) that fill in a value.

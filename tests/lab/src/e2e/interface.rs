@@ -24,6 +24,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "interface/planned_restart", needs: ALL, timeout: LONG, run: planned_restart },
     Test { name: "interface/cannot_have_it", needs: ALL, timeout: LONG, run: cannot_have_it },
     Test { name: "interface/taken_away", needs: ALL, timeout: LONG, run: taken_away },
+    Test { name: "interface/others_come_and_go", needs: ALL, timeout: LONG, run: others_come_and_go },
     Test { name: "interface/no_ethernet", needs: ALL, timeout: LONG, run: no_ethernet },
 ];
 
@@ -162,6 +163,45 @@ fn planned_restart(ctx: &mut Ctx) -> Result<()> {
     ensure!(status(&node)?.adopted.is_none(), "gates of other addresses were taken over");
     let there = all_addresses(&node)?;
     ensure!(!there.contains("10.78.0.101/"), "left behind, without a gate:\n{there}");
+    lab.down()
+}
+
+/// Containers come and go on the holder: it keeps the address, each of their interfaces gets a gate, and nothing of those that
+/// are gone stays behind, neither a pin nor a descriptor.
+fn others_come_and_go(ctx: &mut Ctx) -> Result<()> {
+    let lab = lab(ctx)?;
+    let held = holder(&lab)?;
+    let node = lab.node(&held)?;
+    let view = status(&node)?.view;
+    let gates = || -> Result<usize> {
+        let names = pinned_gates(&node)?;
+        Ok(names.iter().filter(|name| name.starts_with("gate_local-")).count())
+    };
+    let descriptors = || -> Result<usize> {
+        let daemon = node.daemon()?.context("no daemon")?;
+        Ok(fs::read_dir(format!("/proc/{}/fd", daemon.pid))?.count())
+    };
+    let (gates_before, descriptors_before) = (gates()?, descriptors()?);
+    ensure!(gates_before == usize::from(lab.spec().links), "{:?}", pinned_gates(&node)?);
+    shell(
+        &node,
+        "ip link add more0 type veth peer name more1 && ip link set more0 up && ip link set more1 up",
+    )?;
+    wait("the new interfaces have gates", || Ok(gates()? == gates_before + 2))?;
+    shell(&node, "ip link del more0")?;
+    for _ in 0..10 * runs() {
+        // Renamed at once, and gone at once, as they are by those who make them.
+        shell(
+            &node,
+            "ip link add a0 type veth peer name a1 && ip link set a0 name b0 && ip link set a1 name b1 && ip link del b0",
+        )?;
+    }
+    wait("the gates of those that are gone are gone", || Ok(gates()? == gates_before))?;
+    let after = descriptors()?;
+    ensure!(after <= descriptors_before + 8, "{after} descriptors, {descriptors_before} before");
+    let said = status(&node)?;
+    ensure!(is_open(&said) && said.addresses[0].error.is_none(), "{said:?}");
+    ensure!(said.view == view, "a view for interfaces of others: {:?} after {view:?}", said.view);
     lab.down()
 }
 
