@@ -640,6 +640,9 @@ fn text_of(kind: ToldKind) -> Option<String> {
         ToldKind::DuplicatePeer { superseded } => {
             Some(format!("two machines have this id; {} came back", incarnation(superseded)))
         }
+        ToldKind::ConfigDiffers { theirs } if digest_of(theirs) == 0 => {
+            Some(format!("it runs config version {theirs} in an older build, with which no view is shared"))
+        }
         ToldKind::ConfigDiffers { theirs } => Some(format!(
             "it runs config version {}, content {:08x}: nodes, votes, lease or addresses differ",
             version_of(theirs),

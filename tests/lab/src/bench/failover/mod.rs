@@ -154,6 +154,8 @@ impl Bench<'_> {
         let (dropped, lapses) = (self.dropped()?, self.lapses());
         let strike = self.strike(&node)?;
         let fault_ns = strike.strike(self.scenario)?;
+        // A node that is back already has a log of its own.
+        tenures.refresh(self.lab)?;
         let expected = self.scenario.expected();
         let end = Instant::now() + PATIENCE;
         let mut first = prober.first_of_others(held_by, fault_ns);

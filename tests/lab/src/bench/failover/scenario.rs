@@ -219,8 +219,10 @@ impl Strike<'_> {
             }
             Scenario::Nic => service_interface(self.node, "up"),
             Scenario::Cut | Scenario::Oneway | Scenario::Deaf | Scenario::Peer | Scenario::Alone => {
-                // A new life of the victim is not damped; the old one's flaps would be, longer each time.
                 self.lab.heal(None)?;
+                // Whoever is heard again too early would answer now.
+                thread::sleep(BRIEF);
+                // A new life of the victim is not damped; the old one's flaps would be, longer each time.
                 self.node.kill()?;
                 self.buried()?;
                 self.start()
