@@ -58,6 +58,8 @@ pub const KNOWS: usize = 20;
 /// Which last octets leased addresses have: two words, a bit for each value of the lower seven bits. An address whose bit
 /// is not set is not leased, so most packets need no look into the table of addresses.
 pub const OCTETS: usize = 21;
+/// When the last of the lapses ended, in µs.
+pub const LAPSE_ENDED_US: usize = 23;
 /// Promises, a [`Promise`] for each slot.
 pub const PROMISES: usize = 24;
 /// Grants counted, a [`Stamped`] for each slot.
@@ -395,6 +397,7 @@ fn tell<W: Words>(words: &W, generation: u64, before_us: u64, until_us: u64, now
     if last_us != 0 && last_us < now_us && now_us < until_us {
         // Nobody else counts this one: the swap of E was ours.
         words.store(LAPSES, words.load(LAPSES) + 1);
+        words.store(LAPSE_ENDED_US, now_us);
         if now_us - last_us > words.load(LAPSE_MAX_US) {
             words.store(LAPSE_MAX_US, now_us - last_us);
         }

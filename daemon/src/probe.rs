@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind};
 use ringbeat_common::histogram::Histogram;
@@ -85,8 +85,13 @@ impl Book {
     pub fn beat(&self, link: u8, late_ns: u64, skipped: u64) {
         let link = usize::from(link) % LINKS_MAX;
         self.skipped[link].fetch_add(skipped, Ordering::Relaxed);
-        // Held for the length of a copy by whoever shows it.
-        self.lateness[link].lock().unwrap_or_else(PoisonError::into_inner).record(late_ns);
+        // Held for the length of a copy by whoever shows it, and longer where that thread stands still: a beat waits for
+        // nobody, and goes unrecorded.
+        match self.lateness[link].try_lock() {
+            Ok(mut lateness) => lateness.record(late_ns),
+            Err(TryLockError::Poisoned(lateness)) => lateness.into_inner().record(late_ns),
+            Err(TryLockError::WouldBlock) => {}
+        }
     }
 
     /// A probe that could not leave.

@@ -124,7 +124,7 @@ fn votes(runtime: &Runtime) -> Votes {
 
 fn lease(runtime: &Runtime) -> LeaseReport {
     let lease = runtime.started.plane.lease();
-    let (lapses, lapse_max_us) = lease.lapses();
+    let (lapses, lapse_max_us, lapse_ended_us) = lease.lapses();
     let (now_ns, until_ns) = (boot_ns(), lease.until_ns());
     let alone = lease.alone_from_ns().is_some_and(|from| now_ns >= from);
     let margin_us = (until_ns.cast_signed() - now_ns.cast_signed()) / 1000;
@@ -134,6 +134,7 @@ fn lease(runtime: &Runtime) -> LeaseReport {
         margin_us: (until_ns != 0 && !alone).then_some(margin_us),
         lapses,
         lapse_max_us,
+        lapse_age_us: (lapses > 0).then(|| (now_ns / 1000).saturating_sub(lapse_ended_us)),
     }
 }
 

@@ -30,7 +30,7 @@ use crate::probe::{self, Book};
 use crate::reserve::{self, Reserve};
 use crate::sockets::LinkSockets;
 use crate::sys::clock::boot_ns;
-use crate::sys::realtime::{self, LOOP_PRIORITY, PROBE_PRIORITY};
+use crate::sys::realtime::{self, LOOP_PRIORITY, PROBE_PRIORITY, Share};
 use crate::sys::socket::interface_index;
 use crate::{incarnation, keys};
 
@@ -484,21 +484,25 @@ fn prepare_realtime(config: &Config) -> Realtime {
 fn enter_realtime(config: &Config, granted: &Arc<Mutex<Realtime>>) -> impl FnOnce() + Send + 'static {
     let wanted = config.cluster().realtime();
     let granted = Arc::clone(granted);
+    let interval_ns = config.links().iter().map(Link::interval_ns).min().unwrap_or_default();
+    let probes = config.links().len() * config.nodes().len().saturating_sub(1);
+    let share = Share::of_beats(interval_ns, probes);
     move || {
         if !wanted {
             return;
         }
-        let entered = realtime::enter(PROBE_PRIORITY);
+        let by_deadline = realtime::enter_deadline(share);
+        let by_priority = by_deadline.as_ref().is_err().then(|| realtime::enter(PROBE_PRIORITY));
         let mut said = granted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match entered {
-            Ok(()) => {
-                said.probe = format!("fifo {PROBE_PRIORITY}");
-                said.granted = said.memory.starts_with("locked");
+        said.probe = match (&by_deadline, &by_priority) {
+            (Ok(share), _) => {
+                format!("deadline, {} of {} us", share.runtime_ns / 1000, share.period_ns / 1000)
             }
-            Err(error) => {
-                said.probe = format!("normal: {error} (CAP_SYS_NICE, or RLIMIT_RTPRIO of {PROBE_PRIORITY})");
-                said.granted = false;
+            (Err(error), None | Some(Ok(()))) => format!("fifo {PROBE_PRIORITY}, no deadline: {error}"),
+            (Err(_), Some(Err(error))) => {
+                format!("normal: {error} (CAP_SYS_NICE, or RLIMIT_RTPRIO of {PROBE_PRIORITY})")
             }
-        }
+        };
+        said.granted = !said.probe.starts_with("normal") && said.memory.starts_with("locked");
     }
 }

@@ -150,9 +150,10 @@ impl LeaseCells<'_> {
         lease::announced(self)
     }
 
-    /// How often the lease has run out and come back, and for how long at the most, in µs.
-    pub fn lapses(&self) -> (u64, u64) {
-        (self.load(lease::LAPSES), self.load(lease::LAPSE_MAX_US))
+    /// How often the lease has run out and come back, for how long at the most, and when the last time was over, both
+    /// in µs.
+    pub fn lapses(&self) -> (u64, u64, u64) {
+        (self.load(lease::LAPSES), self.load(lease::LAPSE_MAX_US), self.load(lease::LAPSE_ENDED_US))
     }
 }
 

@@ -106,6 +106,9 @@ pub struct LeaseReport {
     pub lapses: u64,
     /// For how long at the most.
     pub lapse_max_us: u64,
+    /// How long ago it came back the last time.
+    #[serde(default)]
+    pub lapse_age_us: Option<u64>,
 }
 
 /// A service address.

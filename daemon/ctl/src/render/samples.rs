@@ -35,6 +35,7 @@ pub(super) fn status() -> Status {
             margin_us: Some(4210),
             lapses: 0,
             lapse_max_us: 0,
+            lapse_age_us: None,
         },
         addresses: vec![
             address(0, "10.78.0.100/24", Some("n1"), "open"),
@@ -84,6 +85,7 @@ pub(super) fn status_degraded() -> Status {
             margin_us: Some(-812_500),
             lapses: 2,
             lapse_max_us: 17_250,
+            lapse_age_us: Some(912_500),
         },
         addresses: vec![AddressReport {
             conflict: Some("02:00:00:00:00:07".to_owned()),

@@ -81,6 +81,9 @@ fn lease(lease: &LeaseReport) -> (Tone, String) {
         let longest = ms(i64::try_from(lease.lapse_max_us).unwrap_or(i64::MAX));
         let times = if lease.lapses == 1 { "once".to_owned() } else { format!("{} times", lease.lapses) };
         text = format!("{text}, lapsed {times}, {longest} at the longest");
+        if let Some(age_us) = lease.lapse_age_us {
+            text = format!("{text}, the last {} ago", uptime(age_us / 1000));
+        }
     }
     (tone, text)
 }

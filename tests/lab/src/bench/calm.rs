@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     BenchArgs,
-    machine::{Machine, MachineReport},
+    machine::{Machine, MachineReport, Stall},
     watch::{Watch, wait_for_peers},
 };
 use crate::{Lab, LabSpec, boottime_ns};
@@ -40,9 +40,13 @@ pub(super) struct Calm {
     lease_lapses: u64,
     /// For how long at the most.
     lease_lapse_max_ms: f64,
+    /// Of those, all in whose time the monitor names no stall.
+    lapses_unnamed: u64,
+    /// Each of them.
+    lapses: Vec<Lapse>,
     /// All that was told, by kind.
     told: BTreeMap<String, usize>,
-    /// Each peer that was told as down, with the machine's stall at that time, if there was one.
+    /// Each peer and link that was told as down, with the machine's stall at that time, if there was one.
     alarms: Vec<Alarm>,
     /// Round trips of all peers on all links, since the daemons' start.
     rtt_us: Trips,
@@ -70,6 +74,25 @@ struct Alarm {
     about: Option<String>,
     silence_ms: f64,
     stall_ms: Option<f64>,
+}
+
+/// Leases of one node that ran out and came back between two looks at its counter.
+#[derive(Debug, Serialize)]
+struct Lapse {
+    node: String,
+    /// How many; seldom more than one.
+    count: u64,
+    /// When the last was over, by the boot-time clock.
+    ended_ns: u64,
+    /// The longest stall of the machine that can have to do with it.
+    stall_ms: Option<f64>,
+}
+
+/// The longest of the stalls that overlap this time.
+fn longest_in(stalls: &[Stall], since_ns: u64, until_ns: u64) -> Option<f64> {
+    let overlapping =
+        stalls.iter().filter(|stall| stall.until_ns >= since_ns && stall.since_ns() <= until_ns);
+    overlapping.map(|stall| stall.ms).max_by(f64::total_cmp)
 }
 
 /// Watches for so long.
@@ -127,6 +150,53 @@ impl Counts {
     }
 }
 
+/// The lapses of all nodes, found by looking at their counters now and then.
+struct Lapses {
+    /// Each node's counter and the length of its lease, in ns.
+    counters: BTreeMap<String, (u64, u64)>,
+    looked_ns: u64,
+    /// Each with the time from which on stalls can have to do with it.
+    found: Vec<(u64, Lapse)>,
+}
+
+impl Lapses {
+    fn of(lab: &Lab) -> Result<Self> {
+        let mut lapses = Self { counters: BTreeMap::new(), looked_ns: 0, found: Vec::new() };
+        lapses.look(lab)?;
+        lapses.found.clear();
+        Ok(lapses)
+    }
+
+    fn look(&mut self, lab: &Lab) -> Result<()> {
+        let began_ns = boottime_ns();
+        for node in lab.nodes() {
+            let lease = Client::connect(&node.socket()?)?.status()?.lease;
+            let ended_ns = boottime_ns().saturating_sub(lease.lapse_age_us.unwrap_or_default() * 1000);
+            let length_ns = u64::from(lease.length_us) * 1000;
+            let before = self.counters.insert(node.name().to_owned(), (lease.lapses, length_ns));
+            let count = lease.lapses - before.map_or(0, |(count, _)| count);
+            if count > 0 {
+                // Of several only the last one's time is known: the first can have been right after the look before.
+                let first_ns = if count == 1 { ended_ns } else { self.looked_ns.min(ended_ns) };
+                let lapse = Lapse { node: node.name().to_owned(), count, ended_ns, stall_ms: None };
+                self.found.push((first_ns.saturating_sub(2 * length_ns), lapse));
+            }
+        }
+        self.looked_ns = began_ns;
+        Ok(())
+    }
+
+    fn blamed(self, stalls: &[Stall]) -> Vec<Lapse> {
+        let found = self.found.into_iter();
+        found
+            .map(|(since_ns, mut lapse)| {
+                lapse.stall_ms = longest_in(stalls, since_ns, lapse.ended_ns);
+                lapse
+            })
+            .collect()
+    }
+}
+
 fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
     lab.start_all()?;
     for node in lab.nodes() {
@@ -139,9 +209,11 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
     let since_ns = boottime_ns();
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut heard: Vec<(String, EventRecord)> = Vec::new();
+    let mut lapses = Lapses::of(lab)?;
     let mut shown = Instant::now();
     while Instant::now() < end {
         thread::sleep(Duration::from_millis(200));
+        lapses.look(lab)?;
         for (name, watch) in &watches {
             let fresh = watch.drain()?.into_iter().filter(|event| event.told_ns >= since_ns);
             heard.extend(fresh.map(|event| (name.clone(), event)));
@@ -160,20 +232,16 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
         *told.entry(event.kind.clone()).or_insert(0) += 1;
     }
     let count = |kind: &str| told.get(kind).copied().unwrap_or(0);
-    let alarms = heard
-        .iter()
-        .filter(|(_, event)| matches!(event.kind.as_str(), "peer_down" | "link_down" | "lease_lost"));
+    let lapses = lapses.blamed(&stalls);
+    let alarms = heard.iter().filter(|(_, event)| matches!(event.kind.as_str(), "peer_down" | "link_down"));
     let alarms = alarms.map(|(by, event)| {
         let since_ns = event.evidence.heard_ns;
-        let overlapping = stalls.iter().filter(|stall| {
-            stall.until_ns >= since_ns && stall.until_ns - (stall.ms * 1e6) as u64 <= event.stamp_ns
-        });
         Alarm {
             by: by.clone(),
             kind: event.kind.clone(),
             about: event.node.clone(),
             silence_ms: event.stamp_ns.saturating_sub(since_ns) as f64 / 1e6,
-            stall_ms: overlapping.map(|stall| stall.ms).max_by(f64::total_cmp),
+            stall_ms: longest_in(&stalls, since_ns, event.stamp_ns),
         }
     });
     let alarms = alarms.collect();
@@ -189,6 +257,8 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
         links_late: count("link_late"),
         lease_lapses: counts.lapses.values().map(|(count, _)| count).sum(),
         lease_lapse_max_ms: counts.lapses.values().map(|(_, us)| *us).max().unwrap_or(0) as f64 / 1000.0,
+        lapses_unnamed: lapses.iter().filter(|lapse| lapse.stall_ms.is_none()).map(|lapse| lapse.count).sum(),
+        lapses,
         told: told.clone(),
         alarms,
         rtt_us: Trips::default(),

@@ -40,6 +40,13 @@ pub(super) struct Stall {
     core: usize,
 }
 
+impl Stall {
+    /// When it began.
+    pub(super) const fn since_ns(&self) -> u64 {
+        self.until_ns.saturating_sub((self.ms * 1e6) as u64)
+    }
+}
+
 /// What is told of the machine beside each result.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct MachineReport {

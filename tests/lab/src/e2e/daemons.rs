@@ -33,6 +33,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "daemons/stopped_has_left", needs: ALL, timeout: TIMEOUT, run: stopped_has_left },
     Test { name: "daemons/one_starved", needs: ALL, timeout: TIMEOUT, run: one_starved },
     Test { name: "daemons/memory_stays_locked", needs: ALL, timeout: TIMEOUT, run: memory_stays_locked },
+    Test { name: "daemons/hogs_take_no_lease", needs: ALL, timeout: TIMEOUT, run: hogs_take_no_lease },
     Test { name: "daemons/all_starved", needs: ALL, timeout: TIMEOUT, run: all_starved },
 ];
 
@@ -395,7 +396,8 @@ fn says_whether_granted(node: &Node<'_>, is_granted: bool) -> Result<()> {
     let status = status(node)?;
     let (probe, warnings) = (&status.realtime.probe, &status.warnings);
     let warned = warnings.iter().any(|text| text.contains("CAP_SYS_NICE"));
-    let said = (probe.starts_with("fifo"), probe.starts_with("normal"), warned);
+    let said =
+        (probe.starts_with("fifo") || probe.starts_with("deadline"), probe.starts_with("normal"), warned);
     ensure!(
         said == (is_granted, !is_granted, !is_granted) && (is_granted || !status.realtime.granted),
         "{} says {:?} and {warnings:?}",
@@ -441,6 +443,25 @@ fn starved(ctx: &Ctx, starving: &[&str]) -> Result<()> {
             );
         }
     }
+    lab.down()
+}
+
+/// The kernel takes the cores from all SCHED_FIFO threads for 50 ms of each second that hogs fill: no lease of 20 ms
+/// outlasts that, but for SCHED_DEADLINE. So it is a lapse a second on each node, or none but in the machine's own stalls.
+fn hogs_take_no_lease(ctx: &mut Ctx) -> Result<()> {
+    let lab = Lab::up(LabSpec { profile: "lan".to_owned(), ..ctx.spec() })?;
+    lab.start_all()?;
+    all_up(&lab)?;
+    let lapses = |lab: &Lab| -> Result<u64> { lab.nodes().map(|node| Ok(status(&node)?.lease.lapses)).sum() };
+    let before = lapses(&lab)?;
+    Hogs::start()?.end()?;
+    let lapsed = lapses(&lab)? - before;
+    for node in lab.nodes() {
+        let probe = status(&node)?.realtime.probe;
+        ensure!(probe.starts_with("deadline"), "{} probes by {probe}", node.name());
+    }
+    ctx.step(&format!("{lapsed} lapses"));
+    ensure!(lapsed < Hogs::SECONDS, "{lapsed} leases lapsed in {} s of hogs", Hogs::SECONDS);
     lab.down()
 }
 
