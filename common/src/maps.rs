@@ -54,15 +54,18 @@ pub mod latch {
     pub const ALIVE: u64 = 1;
     /// It is gone. Only the registration of a new process, with a new incarnation, leaves this state.
     pub const GONE: u64 = 2;
-    /// It went inside an announced hand-over; gone once that has run out.
+    /// It went inside an announced hand-over, as it had said; gone once that has run out.
     pub const HANDED_OVER: u64 = 3;
+    /// It lives, has done all that it had to do before a hand-over, and goes now. Whoever dies before this is gone, announced
+    /// hand-over or not.
+    pub const GOING: u64 = 4;
 }
 
 /// `LATCH`: the registered daemon. Set by the tracepoints, looked at before any frame is sealed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Latch {
-    /// See [`latch`]; the tracepoints change it by compare-and-swap.
+    /// See [`latch`]; the tracepoints, and the daemon's last act, change it by compare-and-swap.
     pub state: u64,
     /// The registered thread group, in the numbering of the initial namespace.
     pub tgid: u64,
@@ -221,6 +224,6 @@ mod tests {
         assert!(gone(latch::HANDED_OVER, 59) && !gone(latch::HANDED_OVER, 60));
         // What a program sees that runs between the two stores of `register`.
         assert!(!gone(latch::HANDED_OVER, 0));
-        assert!(!gone(latch::ALIVE, 0) && !gone(latch::OPEN, 0));
+        assert!(!gone(latch::ALIVE, 0) && !gone(latch::GOING, 0) && !gone(latch::OPEN, 0));
     }
 }

@@ -15,7 +15,8 @@ use ringbeat_common::limits::{LINKS_MAX, NODES_MAX};
 use crate::plane::PlaneLink;
 use crate::sockets::LinkSockets;
 use crate::sys::clock::{boot_ns, sleep_until};
-use crate::sys::socket::send_batch;
+use crate::sys::realtime::Breath;
+use crate::sys::socket::Batch;
 
 /// The points of time of one link's beats.
 #[derive(Clone, Copy, Debug)]
@@ -136,33 +137,37 @@ pub fn start(
 fn run(links: &[(PlaneLink, Arc<LinkSockets>)], book: &Book) {
     let start_ns = boot_ns();
     let mut pace: Vec<Pace> = links.iter().map(|(link, _)| Pace::new(link.interval_ns, start_ns)).collect();
+    let (mut batch, mut breath) = (Batch::new(NODES_MAX), Breath::default());
     loop {
         let next_ns = pace.iter().map(Pace::next_ns).min().unwrap_or(u64::MAX);
-        sleep_until(next_ns);
+        let has_slept = next_ns > boot_ns();
+        if has_slept {
+            sleep_until(next_ns);
+        }
+        breath.taken(has_slept);
         for ((link, sockets), pace) in links.iter().zip(&mut pace) {
             if let Some(late_ns) = pace.due(boot_ns()) {
                 book.beat(link.id, late_ns, pace.skipped());
-                beat(link.id, sockets, book);
+                beat(link.id, sockets, book, &mut batch);
             }
         }
     }
 }
 
 /// One probe to each target; what could not leave is counted, and the others still leave.
-fn beat(link: u8, sockets: &LinkSockets, book: &Book) {
+fn beat(link: u8, sockets: &LinkSockets, book: &Book, batch: &mut Batch<FRAME_BYTES>) {
     let targets = book.targets[usize::from(link) % LINKS_MAX].load(Ordering::Acquire);
     if targets == 0 {
         return;
     }
-    let mut batch = Vec::with_capacity(targets.count_ones() as usize);
     for slot in 0..NODES_MAX as u8 {
         if targets & (1 << slot) != 0
             && let Some(address) = sockets.address_of(slot)
         {
-            batch.push((address, template(link, slot)));
+            batch.push(address, template(link, slot));
         }
     }
-    send_batch(sockets.own(), &batch, |error| book.send_error(link, &error));
+    batch.send(sockets.own(), |error| book.send_error(link, &error));
 }
 
 /// A probe but for what the egress program fills in.

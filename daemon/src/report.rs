@@ -24,6 +24,9 @@ use crate::start::STARTING;
 use crate::sys::clock::boot_ns;
 use crate::sys::{realtime, resident};
 
+/// Readings of a cell that shows a loss: it has to show in each of them.
+const LOSS_READINGS: usize = 3;
+
 /// Answers a request.
 pub fn answer(runtime: &mut Runtime, request: Request) -> Reply {
     match request {
@@ -59,9 +62,12 @@ fn status(runtime: &Runtime) -> Status {
     let started = &runtime.started;
     let slots = runtime.peer_slots();
     let heard = runtime.detector.heard();
-    let realtime = started.realtime.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let mut realtime = started.realtime.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    realtime.granted &= !started.loop_is_normal;
     let mut warnings = started.warnings.clone();
     if realtime::is_over_budget() {
+        realtime.granted = false;
+        "normal: given up".clone_into(&mut realtime.probe);
         warnings.push("real-time scheduling was given up: a thread ran over its budget".to_owned());
     } else if !realtime.granted && realtime.probe != STARTING && started.config.cluster().realtime() {
         warnings.push(format!("probes: {}; memory: {}", realtime.probe, realtime.memory));
@@ -134,7 +140,8 @@ fn lease(runtime: &Runtime) -> LeaseReport {
         margin_us: (until_ns != 0 && !alone).then_some(margin_us),
         lapses,
         lapse_max_us,
-        lapse_age_us: (lapses > 0).then(|| (now_ns / 1000).saturating_sub(lapse_ended_us)),
+        // An older build has counted and not said when.
+        lapse_age_us: (lapse_ended_us != 0).then(|| (now_ns / 1000).saturating_sub(lapse_ended_us)),
     }
 }
 
@@ -153,7 +160,7 @@ fn addresses(runtime: &Runtime) -> Vec<AddressReport> {
         }
         .to_owned(),
         conflict: gate.conflict.clone(),
-        error: gate.error.clone(),
+        error: gate.error.clone().or_else(|| gate.failing().map(str::to_owned)),
     };
     services.enumerate().map(one).collect()
 }
@@ -218,10 +225,22 @@ fn drops(runtime: &Runtime, link: u8) -> BTreeMap<String, u64> {
 }
 
 fn edge(runtime: &Runtime, link: u8, slot: u8) -> EdgeReport {
-    let cell = runtime.started.plane.cell(link, slot);
+    let read = || {
+        let cell = runtime.started.plane.cell(link, slot);
+        // The newest one may still be on its way: then it is not answered yet.
+        let on_its_way = u64::from(cell.watch.unanswered_ns != 0);
+        let lost = cell.counters.probes_sent.saturating_sub(cell.counters.answers).saturating_sub(on_its_way);
+        (lost, cell)
+    };
+    let (mut lost, mut cell) = read();
+    for _ in 1..LOSS_READINGS {
+        // A probe that leaves in the middle of a reading looks lost in that one.
+        if lost != 0 {
+            let (again, newer) = read();
+            (lost, cell) = (lost.min(again), newer);
+        }
+    }
     let (sent, answered) = (cell.counters.probes_sent, cell.counters.answers);
-    // The newest one may still be on its way.
-    let lost = sent.saturating_sub(answered).saturating_sub(1);
     EdgeReport {
         id: slot + 1,
         name: name(runtime, slot),

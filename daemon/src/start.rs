@@ -77,7 +77,9 @@ pub struct Started {
     pub wake: Arc<OwnedFd>,
     /// What is not as it should be.
     pub warnings: Vec<String>,
-    /// What real-time scheduling was granted.
+    /// The main loop was refused what it asked for.
+    pub loop_is_normal: bool,
+    /// What real-time scheduling was granted to the thread of the probes.
     pub realtime: Arc<Mutex<Realtime>>,
     /// Who asks.
     pub asks: Asks,
@@ -148,15 +150,18 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     })?;
     if plane.is_kernel() {
         let beating = links.iter().cloned().zip(sockets.iter().cloned()).collect();
-        let enter = enter_realtime(&config, &granted);
+        let enter = enter_realtime(&config, &granted, true);
         probe::start(beating, Arc::clone(&book), enter)
             .map_err(|error| Refusal::because(Exit::Failed, format!("no thread for the probes: {error}")))?;
     }
+    let mut loop_is_normal = false;
     // Last, so that no thread started above inherits it.
     if config.cluster().realtime()
         && let Err(error) = realtime::enter(LOOP_PRIORITY)
     {
         tracing::info!(%error, "the main loop runs with normal scheduling");
+        warnings.push(format!("the main loop runs with normal scheduling: {error}"));
+        loop_is_normal = true;
     }
     Ok(Started {
         config,
@@ -178,6 +183,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         others,
         wake,
         warnings,
+        loop_is_normal,
         realtime: granted,
         asks,
         journal,
@@ -389,7 +395,8 @@ fn plane(
         warnings.push(format!("plain sockets instead of the kernel plane: {why}"));
     }
     warnings.push("with plain sockets a killed daemon is seen as silence, not at once".to_owned());
-    let enter = enter_realtime(config, granted);
+    // It shares a lock with the main loop, and its work is what peers send: no share would be right.
+    let enter = enter_realtime(config, granted, false);
     let plane = SocketPlane::start(identity, sockets.to_vec(), links, Arc::clone(book), why, enter)
         .map_err(|error| Refusal::because(Exit::Failed, format!("no socket plane: {error}")))?;
     if actions.is_some() {
@@ -481,17 +488,24 @@ fn prepare_realtime(config: &Config) -> Realtime {
 }
 
 /// What the beating thread does first.
-fn enter_realtime(config: &Config, granted: &Arc<Mutex<Realtime>>) -> impl FnOnce() + Send + 'static {
+fn enter_realtime(
+    config: &Config,
+    granted: &Arc<Mutex<Realtime>>,
+    by_deadline: bool,
+) -> impl FnOnce() + Send + 'static {
     let wanted = config.cluster().realtime();
     let granted = Arc::clone(granted);
     let interval_ns = config.links().iter().map(Link::interval_ns).min().unwrap_or_default();
     let probes = config.links().len() * config.nodes().len().saturating_sub(1);
-    let share = Share::of_beats(interval_ns, probes);
     move || {
         if !wanted {
             return;
         }
-        let by_deadline = realtime::enter_deadline(share);
+        let by_deadline = if by_deadline {
+            realtime::enter_deadline(Share::of_beats(interval_ns, probes))
+        } else {
+            Err(std::io::Error::other("plain sockets"))
+        };
         let by_priority = by_deadline.as_ref().is_err().then(|| realtime::enter(PROBE_PRIORITY));
         let mut said = granted.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         said.probe = match (&by_deadline, &by_priority) {

@@ -34,11 +34,17 @@ fn missing() -> Option<String> {
     if env::var("CARGO_CFG_TARGET_ENDIAN").is_ok_and(|endian| endian != "little") {
         return Some("frames and maps are little-endian, this target is not".to_owned());
     }
-    if Command::new(LINKER).arg("--version").output().is_err() {
-        return Some(format!("{LINKER} is not installed"));
+    match Command::new(LINKER).arg("--version").output() {
+        Err(_) => return Some(format!("{LINKER} is not installed")),
+        Ok(said) if !said.status.success() => {
+            return Some(format!("{LINKER} does not run here: {}", said.status));
+        }
+        Ok(_) => {}
     }
     let rustc = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let sysroot = Command::new(rustc).args(["--print", "sysroot"]).output().ok()?;
+    let Ok(sysroot) = Command::new(rustc).args(["--print", "sysroot"]).output() else {
+        return Some("rustc does not tell where its parts are".to_owned());
+    };
     let sysroot = PathBuf::from(String::from_utf8_lossy(&sysroot.stdout).trim());
     let core = sysroot.join("lib/rustlib/src/rust/library/core/src/lib.rs");
     if core.exists() { None } else { Some("the component rust-src is not installed".to_owned()) }

@@ -38,16 +38,17 @@ pub fn exited(last: bool) -> i32 {
     let Some(at) = maps::LATCH.get_ptr_mut(0) else { return 0 };
     // SAFETY: a valid map value.
     unsafe {
-        if atomic::load(addr_of!((*at).state)) != latch::ALIVE
+        let state = atomic::load(addr_of!((*at).state));
+        if (state != latch::ALIVE && state != latch::GOING)
             || atomic::load(addr_of!((*at).tgid)) != bpf_get_current_pid_tgid() >> 32
         {
             return 0;
         }
         let now_ns = clock::now_ns();
-        let planned = atomic::load(addr_of!((*at).handover_until_ns)) > now_ns;
+        let planned = state == latch::GOING && atomic::load(addr_of!((*at).handover_until_ns)) > now_ns;
         let to = if planned { latch::HANDED_OVER } else { latch::GONE };
         atomic::store(addr_of_mut!((*at).gone_ns), now_ns);
-        atomic::swap(addr_of_mut!((*at).state), latch::ALIVE, to);
+        atomic::swap(addr_of_mut!((*at).state), state, to);
     }
     0
 }

@@ -125,7 +125,7 @@ pub(crate) fn hand_over(command: &mut Command) -> anyhow::Error {
 /// Builds the daemon, the command and the lab. Cargo is heard only when it compiles, waits or fails.
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     let mut command = workspace.cargo();
-    command.args(["build", "--release"]);
+    command.args(["build", "--locked", "--release"]);
     for package in BUILT {
         command.args(["-p", package]);
     }

@@ -42,7 +42,7 @@ enum Source {
     Debian { program: &'static str },
 }
 
-const THINGS: [Thing; 8] = [
+const THINGS: [Thing; 7] = [
     Thing {
         name: "rust-src",
         why: "the kernel programs compile Rust's `core` for the BPF target",
@@ -72,32 +72,25 @@ const THINGS: [Thing; 8] = [
         source: Source::BpfLinker,
     },
     Thing {
-        name: "ethtool",
-        why: "the lab switches offloads of its virtual links",
-        required: true,
-        without: "",
-        source: Source::Debian { program: "ethtool" },
-    },
-    Thing {
         name: "iproute2",
-        why: "the lab makes its namespaces, links and bridges with `ip` and `tc`",
+        why: "tests and bench change interfaces and addresses of the lab's nodes with `ip`",
         required: true,
         without: "",
         source: Source::Debian { program: "ip" },
     },
     Thing {
-        name: "util-linux",
-        why: "`nsenter` runs commands inside the lab's nodes",
+        name: "mount",
+        why: "tests mount a BPF file system of their own",
         required: true,
         without: "",
-        source: Source::Debian { program: "nsenter" },
+        source: Source::Debian { program: "mount" },
     },
     Thing {
-        name: "procps",
-        why: "`ps` and `sysctl` look at the lab's nodes and set them up",
+        name: "util-linux",
+        why: "tests take rights away with `setpriv` and `prlimit`, and make hogs with `chrt`",
         required: true,
         without: "",
-        source: Source::Debian { program: "sysctl" },
+        source: Source::Debian { program: "setpriv" },
     },
 ];
 

@@ -110,7 +110,7 @@ fn objections(total: Tally, in_ci: bool) -> Vec<String> {
 fn unit(workspace: &Workspace, filter: Option<&str>) -> Result<Tally> {
     println!("== unit: cargo test");
     let mut command = workspace.cargo();
-    command.args(["test", "--release", "--no-fail-fast", "--workspace"]);
+    command.args(["test", "--locked", "--release", "--no-fail-fast", "--workspace"]);
     command.args(["--exclude", "ringbeat-ebpf", "--exclude", "ringbeat-benches"]);
     for setting in CHECKED {
         command.args(["--config", setting]);

@@ -70,7 +70,7 @@ fn fmt(workspace: &Workspace) -> Result<Passage> {
 
 fn clippy(workspace: &Workspace) -> Result<Passage> {
     let mut command = workspace.cargo();
-    command.arg("clippy").args(CRATES).args(["--all-targets", "--", "-D", "warnings"]);
+    command.arg("clippy").args(CRATES).args(["--locked", "--all-targets", "--", "-D", "warnings"]);
     process::shown(&mut command).map(passage)
 }
 
@@ -85,7 +85,7 @@ fn links(workspace: &Workspace) -> Result<Passage> {
 /// Links inside the documentation comments.
 fn doc(workspace: &Workspace) -> Result<Passage> {
     let mut command = workspace.cargo();
-    command.args(["doc", "--no-deps"]).args(CRATES).env("RUSTDOCFLAGS", "-D warnings");
+    command.args(["doc", "--locked", "--no-deps"]).args(CRATES).env("RUSTDOCFLAGS", "-D warnings");
     process::shown(&mut command).map(passage)
 }
 

@@ -240,6 +240,31 @@ fn answers_become_text_and_json() {
 }
 
 #[test]
+fn a_status_ends_with_0_where_there_is_a_quorum_and_with_2_where_there_is_none() {
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("control.sock");
+    for (quorate, code) in [(true, 0), (false, 2)] {
+        let status = serde_json::json!({
+            "cluster": "test", "node_id": 1, "node_name": "n1", "version": "0", "state": "running", "uptime_ms": 5,
+            "incarnation": "1-0", "config_version": 1, "config_path": "/", "quorate": quorate,
+            "bpf": { "compiled": true, "reason": null },
+            "realtime": { "probe": "", "memory": "", "granted": true },
+            "links_up": 1, "links_total": 1, "peers_up": 1, "peers_total": 1, "warnings": [], "pins": null,
+            "adopted": null,
+        });
+        let server = daemon(&socket, move |request, mut stream| {
+            assert_eq!(request, Request::Status);
+            stream.write_all(&encode(&Response::Ok(status))).expect("written");
+        });
+        let (ended, out, err) = run(command(folder.path()).args(["status", "--socket"]).arg(&socket));
+        assert_eq!((ended, err.as_str()), (code, ""));
+        assert!(out.contains(if quorate { "quorate: yes" } else { "quorate: no" }), "{out}");
+        server.join().expect("served");
+        fs::remove_file(&socket).expect("removed");
+    }
+}
+
+#[test]
 fn the_socket_is_the_one_that_the_configuration_names() {
     let folder = TempDir::new().expect("a folder");
     let path = configuration(folder.path());

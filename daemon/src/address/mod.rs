@@ -119,7 +119,7 @@ impl Actions {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("ringbeat-address".to_owned()).spawn(move || {
             enter();
-            if let Err(error) = runtime.block_on(Worker { places, teller: &teller }.run(theirs)) {
+            if let Err(error) = runtime.block_on(Worker { places, teller: &teller, blind: 0 }.run(theirs)) {
                 tracing::error!(%error, "addresses cannot be held any more: restart this daemon");
                 teller.tell(Done::Over);
             }

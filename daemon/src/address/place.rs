@@ -17,6 +17,12 @@ use crate::sys::packet::PacketSocket;
 const ANNOUNCE_MS: [u64; 7] = [0, 2, 10, 50, 200, 1000, 3000];
 /// A stranger is told of so often at the most; another one after [`CONFLICT_GRACE`].
 const CONFLICT_EVERY: Duration = Duration::from_secs(60);
+/// Whoever takes the address off so often within [`FIGHT`] may have it off, if others can serve it.
+const FIGHTS_MAX: u32 = 20;
+/// See [`FIGHTS_MAX`].
+const FIGHT: Duration = Duration::from_secs(10);
+/// Between two tries from then on.
+const FIGHT_PAUSE: Duration = Duration::from_millis(500);
 /// The former holder's last words may still be on their way for so long.
 const CONFLICT_GRACE: Duration = Duration::from_secs(1);
 
@@ -38,10 +44,12 @@ pub(super) struct Place {
     pub(super) held_since: Option<Instant>,
     /// Whether somebody took it off, and it is not back yet.
     pub(super) is_taken_away: bool,
+    fight: Fight,
     /// When the wish is to be tried next.
     pub(super) try_at: Option<Instant>,
-    /// Why it was not fulfilled when it was tried last.
+    /// Why it was not fulfilled when it was tried last, and when that was told.
     pub(super) why: String,
+    pub(super) told_at: Option<Instant>,
     announced_from: Option<Instant>,
     /// Announcements that are out.
     said: usize,
@@ -57,8 +65,10 @@ impl Place {
             wish: Wish::Nothing,
             held_since: None,
             is_taken_away: false,
+            fight: Fight { since: None, times: 0 },
             try_at: None,
             why: String::new(),
+            told_at: None,
             announced_from: None,
             said: 0,
             socket: None,
@@ -98,10 +108,16 @@ impl Place {
 
     /// The announcement that is due, if one is.
     pub(super) fn announce_if_due(&mut self, now: Instant) {
-        if self.announcement_due().is_some_and(|at| at <= now) {
-            self.said += 1;
+        if self.takes_announcement(now) {
             self.announce();
         }
+    }
+
+    /// Whether one is due; it counts as made then.
+    fn takes_announcement(&mut self, now: Instant) -> bool {
+        let is_due = self.announcement_due().is_some_and(|at| at <= now);
+        self.said += usize::from(is_due);
+        is_due
     }
 
     fn announce(&mut self) {
@@ -146,6 +162,19 @@ impl Place {
         self.held_since.is_some() && !there.iter().any(is_it)
     }
 
+    /// Somebody took it off: it is to be put back at once. Or, once there is no end to it, why it is not.
+    pub(super) fn taken_away(&mut self, now: Instant) -> Option<String> {
+        (self.held_since, self.is_taken_away) = (None, true);
+        if !self.fight.is_endless(now) {
+            self.try_at = Some(now);
+            return None;
+        }
+        // Should nobody else be able to, it is tried on.
+        self.try_at = Some(now + FIGHT_PAUSE);
+        let interface = self.service.interface();
+        Some(format!("{} on {interface}: something else takes it off again and again", self.service))
+    }
+
     /// A stranger who says so twice, or once when nobody else can be meant.
     pub(super) fn strange(&mut self, address: Ipv4Addr, mac: [u8; 6], now: Instant) -> bool {
         let own = self.socket.as_ref().map(|(_, socket)| socket.get_ref().mac());
@@ -163,5 +192,71 @@ impl Place {
         }
         self.told_conflict = Some((now, mac));
         true
+    }
+}
+
+/// How often the address is taken off.
+#[derive(Debug, Default)]
+struct Fight {
+    since: Option<Instant>,
+    times: u32,
+}
+
+impl Fight {
+    /// Once more. Whether that is too often.
+    fn is_endless(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now >= since + FIGHT) {
+            (self.since, self.times) = (Some(now), 0);
+        }
+        self.times += 1;
+        self.times > FIGHTS_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIGURATION: &str = r#"
+[cluster]
+name = "test"
+node = "n1"
+[[link]]
+id = 0
+interface = "hb0"
+network = "10.77.0.0/24"
+[[node]]
+id = 1
+name = "n1"
+addresses = ["10.77.0.1"]
+[[node]]
+id = 2
+name = "n2"
+addresses = ["10.77.0.2"]
+[[address]]
+address = "10.78.0.100/24"
+interface = "svc0"
+"#;
+
+    #[test]
+    fn announcements_are_several_and_spaced() {
+        let config = ringbeat_config::Config::parse(CONFIGURATION, "test", None).expect("a configuration");
+        let mut place = Place::new(config.services()[0].clone());
+        let start = Instant::now();
+        place.wish(Wish::Held(1));
+        place.announce_from(start);
+        assert!(!place.takes_announcement(start), "it is not on its interface yet");
+        place.held_since = Some(start);
+        let ms = |ms: &u64| place.takes_announcement(start + Duration::from_millis(*ms));
+        let made: Vec<u64> = (0..6000).filter(ms).collect();
+        assert_eq!(made, [0, 2, 10, 50, 200, 1000, 3000]);
+    }
+
+    #[test]
+    fn what_is_taken_off_is_put_back_but_not_for_ever() {
+        let (mut fight, start) = (Fight::default(), Instant::now());
+        assert!((0..FIGHTS_MAX).all(|_| !fight.is_endless(start)));
+        assert!(fight.is_endless(start));
+        assert!(!fight.is_endless(start + FIGHT), "that is another one");
     }
 }

@@ -18,6 +18,10 @@ use crate::sys::socket::interface_index;
 
 /// What has failed is tried again so often, as long as nobody calls it off.
 const AGAIN: Duration = Duration::from_millis(100);
+/// What is still so is told again: in the meantime somebody else may have become able.
+const TELL_AGAIN: Duration = Duration::from_secs(1);
+/// So many looks in a row that show nothing are no accident.
+const BLIND_MAX: u32 = 5;
 /// Between two looks at what is on the interfaces, should the kernel have said nothing.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks at the least, however much it says.
@@ -42,10 +46,12 @@ impl Teller {
 pub(super) struct Worker<'teller> {
     pub(super) places: Vec<Place>,
     pub(super) teller: &'teller Teller,
+    /// Looks in a row that have shown nothing.
+    pub(super) blind: u32,
 }
 
 impl Worker<'_> {
-    /// Runs until nobody orders any more, or netlink has gone.
+    /// Runs until nobody orders any more. An error is that there is no netlink to begin with.
     pub(super) async fn run(mut self, mut orders: UnboundedReceiver<Order>) -> Result<(), NetlinkError> {
         let mut netlink = Netlink::open()?;
         let notes = Notes::listen()
@@ -70,9 +76,9 @@ impl Worker<'_> {
             let now = Instant::now();
             if look_at <= now {
                 (looked, look_at) = (now, now + LOOK);
-                self.look(&mut netlink, now)?;
+                self.look(&mut netlink, now);
             }
-            self.work(&mut netlink)?;
+            self.work(&mut netlink);
         }
     }
 
@@ -109,14 +115,14 @@ impl Worker<'_> {
     }
 
     /// Wishes and announcements that are due.
-    fn work(&mut self, netlink: &mut Netlink) -> Result<(), NetlinkError> {
+    fn work(&mut self, netlink: &mut Netlink) {
         for index in 0..self.places.len() {
             let place = &mut self.places[index];
             if place.try_at.is_some_and(|at| at <= Instant::now()) {
                 place.try_at = None;
                 let done = match place.wish {
                     Wish::Nothing => continue,
-                    Wish::Held(ifindex) => hold(place, index, ifindex, netlink)?,
+                    Wish::Held(ifindex) => hold(place, index, ifindex, netlink),
                     Wish::Gone => release(place, index, netlink),
                 };
                 let place = &mut self.places[index];
@@ -128,9 +134,12 @@ impl Worker<'_> {
                     Err(failed) => {
                         place.try_at = Some(Instant::now() + AGAIN);
                         let (Done::Failed { why, .. } | Done::Stuck { why, .. }) = &failed else { continue };
-                        // Each reason once.
-                        if place.why != *why {
+                        let now = Instant::now();
+                        let again = matches!(failed, Done::Failed { .. })
+                            && place.told_at.is_none_or(|at| now >= at + TELL_AGAIN);
+                        if place.why != *why || again {
                             place.why.clone_from(why);
+                            place.told_at = Some(now);
                             self.teller.tell(failed);
                         }
                     }
@@ -138,26 +147,37 @@ impl Worker<'_> {
             }
             self.places[index].announce_if_due(Instant::now());
         }
-        Ok(())
     }
 
-    /// Whether what is held is still there; what is not, is to be put back at once.
-    fn look(&mut self, netlink: &mut Netlink, now: Instant) -> Result<(), NetlinkError> {
+    /// Whether what is held is still there; what is not, is to be put back at once, unless it is taken off again and again.
+    fn look(&mut self, netlink: &mut Netlink, now: Instant) {
         if self.places.iter().all(|place| place.held_since.is_none()) {
-            return Ok(());
+            return;
         }
         let there = match netlink.addresses() {
             Ok(there) => there,
-            Err(error @ NetlinkError::Gone(_)) => return Err(error),
             Err(error) => {
                 tracing::debug!(%error, "the interfaces' addresses cannot be told");
-                return Ok(());
+                self.blind += 1;
+                if self.blind >= BLIND_MAX {
+                    let held = self.places.iter().enumerate().filter(|(_, place)| place.held_since.is_some());
+                    for (index, place) in held {
+                        let why =
+                            format!("nobody can tell whether {} is still there: {error}", place.service);
+                        self.teller.tell(Done::Failed { index, why });
+                    }
+                }
+                return;
             }
         };
-        for place in self.places.iter_mut().filter(|place| place.is_missing(&there)) {
-            (place.held_since, place.is_taken_away, place.try_at) = (None, true, Some(now));
+        self.blind = 0;
+        for (index, place) in self.places.iter_mut().enumerate() {
+            if place.is_missing(&there)
+                && let Some(why) = place.taken_away(now)
+            {
+                self.teller.tell(Done::Failed { index, why });
+            }
         }
-        Ok(())
     }
 
     fn take(&mut self, frame: &[u8]) {
@@ -172,26 +192,17 @@ impl Worker<'_> {
 }
 
 /// Puts the address on its interface; tells that, or why not.
-fn hold(
-    place: &mut Place,
-    index: usize,
-    ifindex: u32,
-    netlink: &mut Netlink,
-) -> Result<Result<Done, Done>, NetlinkError> {
-    match netlink.add(place.service.address(), place.service.prefix_len(), ifindex) {
-        Ok(()) => {}
-        Err(error @ NetlinkError::Gone(_)) => return Err(error),
-        Err(error) => {
-            let why = format!("{} on {}: {error}", place.service, place.service.interface());
-            return Ok(Err(Done::Failed { index, why }));
-        }
-    }
+fn hold(place: &mut Place, index: usize, ifindex: u32, netlink: &mut Netlink) -> Result<Done, Done> {
+    netlink.add(place.service.address(), place.service.prefix_len(), ifindex).map_err(|error| {
+        let why = format!("{} on {}: {error}", place.service, place.service.interface());
+        Done::Failed { index, why }
+    })?;
     place.held_since = Some(Instant::now());
     if let Err(error) = place.socket() {
         tracing::warn!(address = %place.service, %error, "strangers are not heard");
     }
     let was_taken_away = std::mem::take(&mut place.is_taken_away);
-    Ok(Ok(Done::Held { index, stamp_ns: boot_ns(), was_taken_away }))
+    Ok(Done::Held { index, stamp_ns: boot_ns(), was_taken_away })
 }
 
 /// Takes the address off, wherever it is; tells that it is nowhere, or what is left.

@@ -343,6 +343,13 @@ impl KernelPlane {
         self.latch.word(0, offset_of!(Latch, handover_until_ns)).store(until_ns, Ordering::SeqCst);
     }
 
+    /// Goes now, inside the hand-over that was announced: the last thing that a daemon does.
+    pub fn go(&self) {
+        let state = self.latch.word(0, offset_of!(Latch, state));
+        // Whatever else it says stays said.
+        let _ = state.compare_exchange(latch::ALIVE, latch::GOING, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
     /// See [`super::Plane::cell`].
     pub fn cell(&self, link: u8, slot: u8) -> CellReading {
         let index = cell(link, slot);

@@ -3,7 +3,7 @@
 //! An address that is this node's own is put on its interface from here when that comes, or comes back; and it goes to
 //! others when it cannot be put there.
 
-use ringbeat_core::membership;
+use ringbeat_core::membership::{self, choice::bits};
 
 use super::Runtime;
 use crate::address::Actions;
@@ -17,8 +17,46 @@ const UNPINNED: &str = "nothing is pinned, so the gate would go with the daemon"
 const UNGATED: &str = "the gates of other interfaces cannot be kept";
 /// Why a node without the thread of addresses holds none.
 const OVER: &str = "the thread of addresses has ended for want of netlink: restart this daemon";
-/// For how long a node that could not put an address on its interface leaves it to others.
+/// For how long a node that could not put an address on its interface leaves it to others; twice as long each time that
+/// follows, so that with failback an address does not move to and fro all day.
 const BAR_NS: u64 = 10_000_000_000;
+/// The longest.
+const BAR_MAX_NS: u64 = 8 * BAR_NS;
+
+/// Until when an address is left to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Bar {
+    until_ns: u64,
+    length_ns: u64,
+    why: String,
+}
+
+impl Bar {
+    /// Once more. One that is in force stays as it is; one that is over for as long as it was is forgotten.
+    fn set(&mut self, why: String, now_ns: u64) {
+        if now_ns >= self.until_ns {
+            let again = now_ns < self.until_ns + self.length_ns;
+            self.length_ns = if again { (2 * self.length_ns).min(BAR_MAX_NS) } else { BAR_NS };
+            self.until_ns = now_ns + self.length_ns;
+        }
+        self.why = why;
+    }
+
+    const fn holds(&self, now_ns: u64) -> bool {
+        now_ns < self.until_ns
+    }
+
+    /// It could be put there after all.
+    pub(super) fn end(&mut self, now_ns: u64) {
+        if !self.holds(now_ns) {
+            self.why.clear();
+        }
+    }
+
+    pub(super) fn why(&self) -> &str {
+        &self.why
+    }
+}
 
 impl Runtime {
     /// What this node could serve: the interface is there, sends and is of the right kind, the gate stands on it, and the
@@ -75,7 +113,7 @@ impl Runtime {
         }
         if ifindex != state.ifindex {
             // Another interface is another chance.
-            state.barred = None;
+            state.bar = Bar::default();
         }
         self.started.plane.gate(interface)?;
         if index()? != ifindex {
@@ -84,20 +122,57 @@ impl Runtime {
         if self.started.actions.as_ref().is_some_and(Actions::is_over) {
             return Err(OVER.to_owned());
         }
-        match &self.views.gates[gate].barred {
-            Some((until_ns, why)) if now_ns < *until_ns => Err(why.clone()),
-            _ => Ok(ifindex),
-        }
+        // Who is the only one to be able goes on trying.
+        let bar = &self.views.gates[gate].bar;
+        if bar.holds(now_ns) && self.others_are_able(gate) { Err(bar.why.clone()) } else { Ok(ifindex) }
     }
 
-    /// The address could not be put on its interface: others are to serve it, for a while.
+    /// Whether another member of the view says that it could serve the address.
+    fn others_are_able(&self, gate: usize) -> bool {
+        let (membership, own) = (&self.views.membership, self.started.identity.slot);
+        let others = membership.installed().view.members & !(1 << own);
+        bits(others).any(|slot| membership.row(slot).is_some_and(|row| row.able >> gate & 1 != 0))
+    }
+
+    /// The address could not be put on its interface: others are to serve it for a while, if there are any.
     pub(super) fn bar(&mut self, gate: usize, why: String) {
         let now_ns = boot_ns();
-        tracing::warn!(why, "an address cannot be put on its interface; others are to serve it");
-        if let Some(state) = self.views.gates.get_mut(gate) {
-            state.barred = Some((now_ns + BAR_NS, why.clone()));
+        let others = self.others_are_able(gate);
+        let Some(state) = self.views.gates.get_mut(gate) else { return };
+        let is_new = state.bar.why != why || (others && !state.bar.holds(now_ns));
+        if others {
+            state.bar.set(why.clone(), now_ns);
+        } else {
+            state.bar.why.clone_from(&why);
         }
-        self.tell_gate("address_failed", gate, now_ns, Some(why));
+        if is_new {
+            let then =
+                if others { "others are to serve it" } else { "nobody else could serve it: it is tried on" };
+            tracing::warn!(why, "an address cannot be put on its interface; {then}");
+            self.tell_gate("address_failed", gate, now_ns, Some(why));
+        }
         self.look_at_services(now_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn who_fails_again_is_barred_for_longer() {
+        let mut bar = Bar::default();
+        let mut length = |now_s: u64| {
+            bar.set("why".to_owned(), now_s * SECOND);
+            bar.length_ns
+        };
+        assert_eq!(length(100), BAR_NS);
+        assert_eq!([101, 109].map(&mut length), [BAR_NS; 2], "that is still the same");
+        assert_eq!(length(111), 2 * BAR_NS);
+        assert_eq!(length(200), BAR_NS, "it had been well for a while");
+        assert_eq!([211, 232, 273, 354].map(&mut length), [2, 4, 8, 8].map(|times| times * BAR_NS));
+        assert!(bar.holds(433 * SECOND) && !bar.holds(434 * SECOND));
     }
 }

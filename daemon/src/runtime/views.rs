@@ -4,8 +4,7 @@
 //! an address is put on its interface behind a closed gate, and told to the neighbours once the gate has opened.
 
 use ringbeat_common::event::Event;
-use ringbeat_common::lease::GENERATION;
-use ringbeat_common::lease::Words;
+use ringbeat_common::lease::{GENERATION, SLACK_US, Words};
 use ringbeat_common::limits::{GATES_MAX, NODES_MAX};
 use ringbeat_common::view::View;
 use ringbeat_control::ViewReport;
@@ -14,6 +13,7 @@ use ringbeat_core::membership::envelope::{Post, PostOffice, Refused};
 use ringbeat_core::membership::{self, Adopted, Announcement, Membership, NOBODY, Output};
 
 use super::Runtime;
+use super::ability::Bar;
 use crate::address::Done;
 use crate::agreed;
 use crate::plane::lease::Votes;
@@ -44,8 +44,8 @@ pub struct GateState {
     pub(super) ifindex: u32,
     /// That interface, and why no address can be on it.
     pub(super) suited: Option<(u32, Option<String>)>,
-    /// Until when it is not to be tried again, and why.
-    pub(super) barred: Option<(u64, String)>,
+    /// Until when it is left to others, since it could not be put there.
+    pub(super) bar: Bar,
 }
 
 /// The machine of views, and what its outputs have led to.
@@ -66,6 +66,13 @@ pub struct Views {
     lease_differs: bool,
     /// Messages that were not taken, whatever the reason.
     pub refused: u64,
+}
+
+impl GateState {
+    /// Why the address is not on its interface, though it is this node's own.
+    pub(crate) fn failing(&self) -> Option<&str> {
+        Some(self.bar.why()).filter(|why| self.owned && !self.held && !why.is_empty())
+    }
 }
 
 impl Views {
@@ -270,6 +277,12 @@ impl Runtime {
         // Once more: a promise may have ended since the announcement, and none has grown.
         self.views.not_before_ns = self.started.plane.lease().announce(&view, owned);
         let not_before_ns = self.views.not_before_ns;
+        for (gate, state) in self.views.gates.iter().enumerate() {
+            // Those that this view will open are closed by now: what is logged from here on is the new tenure.
+            if owned >> gate & 1 != 0 && !state.owned {
+                self.started.plane.open_gate_log(gate);
+            }
+        }
         self.started.plane.lease().install(view, not_before_ns, owned, &self.views.votes);
         let now_ns = boot_ns();
         self.views.alone_at_ns = self.started.plane.lease().alone_from_ns();
@@ -277,7 +290,6 @@ impl Runtime {
         for gate in 0..self.views.gates.len() {
             if owned >> gate & 1 != 0 && !self.views.gates[gate].owned {
                 self.views.gates[gate].owned = true;
-                self.started.plane.open_gate_log(gate);
                 self.hold(gate);
             }
         }
@@ -323,8 +335,10 @@ impl Runtime {
     fn tell_lost(&mut self, stamp_ns: u64, until_ns: u64) {
         let view = self.started.plane.lease().installed();
         self.tell_view("lease_lost", &view, stamp_ns, Some("no quorum grants it".to_owned()));
+        // Gates close a little before the lease ends.
+        let slack_ns = self.started.plane.lease().load(SLACK_US) * 1000;
         for gate in 0..self.views.gates.len() {
-            self.tell_closed(gate, until_ns);
+            self.tell_closed(gate, until_ns.saturating_sub(slack_ns));
         }
     }
 
@@ -395,6 +409,7 @@ impl Runtime {
                     let Some(state) = self.views.gates.get_mut(index).filter(|state| state.owned) else {
                         continue;
                     };
+                    state.bar.end(boot_ns());
                     let again = std::mem::replace(&mut state.held, true) && !was_taken_away;
                     let is_adopted = self.started.adopted && state.opened_ns == 0 && !was_taken_away;
                     if state.open && !(again || is_adopted) {

@@ -6,20 +6,22 @@
 //! 20 ms does not outlast that.
 //!
 //! A thread that runs away in SCHED_FIFO can take a whole core: RLIMIT_RTTIME sends SIGXCPU after a bounded time
-//! without a pause, and the handler puts our threads back to normal scheduling. Status then says so. SCHED_DEADLINE needs
-//! no such thing: what goes beyond the share waits for the next period.
+//! without a pause, and the handler puts our threads back to normal scheduling. Status then says so. SCHED_DEADLINE knows
+//! no such limit, and a share that nobody else wants may be exceeded (SCHED_FLAG_RECLAIM): the probe thread looks for itself
+//! whether it still finds time to sleep ([`Breath`]).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
+use rustix::time::{ClockId, clock_gettime};
 
 /// The probe thread's priority: above the main loop, below the kernel's own threads that matter.
 pub const PROBE_PRIORITY: i32 = 80;
-/// CPU time that a probe takes its sender at the most, in ns: 17 µs were measured over veth, where the sending thread runs
-/// the other end's programs, too.
-const PROBE_NS: u64 = 25_000;
+/// CPU time that a probe takes its sender, in ns: as measured over veth, where the sending thread runs the other end's
+/// programs, too.
+const PROBE_NS: u64 = 17_000;
 /// The shortest period that the kernel takes by default (kernel.sched_deadline_period_min_us), in ns.
 const SHARE_PERIOD_MIN_NS: u64 = 100_000;
 /// Longer ones would only come later where others have shares, too, in ns.
@@ -48,29 +50,32 @@ pub struct Share {
 }
 
 impl Share {
-    /// The share of a thread that wakes up each `interval_ns` and then sends so many probes.
+    /// The shares that would do for a thread that wakes up each `interval_ns` and then sends so many probes, the one that
+    /// leaves room first; none where half a core is not enough for it.
     ///
-    /// The period is half the interval: it is over at each next waking, which starts with the whole share then, however
-    /// late the one before was.
-    pub fn of_beats(interval_ns: u64, probes: usize) -> Self {
+    /// The period is half the interval, so it is over at the next waking, which starts with the whole share then, unless
+    /// this one was late by more than that.
+    pub fn of_beats(interval_ns: u64, probes: usize) -> impl Iterator<Item = Self> {
         let period_ns = (interval_ns / 2).clamp(SHARE_PERIOD_MIN_NS, SHARE_PERIOD_MAX_NS);
-        let runtime_ns = PROBE_NS.saturating_mul(probes as u64 + 1);
-        Self { runtime_ns: runtime_ns.clamp(period_ns / 8, period_ns / 2), period_ns }
-    }
-
-    const fn halved(self) -> Self {
-        Self { runtime_ns: self.runtime_ns / 2, ..self }
+        let need_ns = PROBE_NS.saturating_mul(probes as u64 + 1);
+        let runtime_ns = (need_ns / 2 * 3).clamp(period_ns / 8, period_ns / 2);
+        let shares = [runtime_ns, runtime_ns / 2].map(|runtime_ns| Self { runtime_ns, period_ns });
+        // Less than what it needs would throttle it in each beat, where SCHED_FIFO would not.
+        shares.into_iter().filter(move |share| interval_ns / share.period_ns * share.runtime_ns >= need_ns)
     }
 }
 
-/// Puts the calling thread into SCHED_DEADLINE, with its share, or half or a quarter of it where the cores have promised
-/// the rest to others. Gives the share that was had.
-pub fn enter_deadline(share: Share) -> io::Result<Share> {
-    let quarter = share.halved().halved();
-    [share, share.halved()]
-        .into_iter()
-        .find(|share| schedule_deadline(*share).is_ok())
-        .map_or_else(|| schedule_deadline(quarter).map(|()| quarter), Ok)
+/// Puts the calling thread into SCHED_DEADLINE, with the first of these shares that the cores have not promised to others.
+/// Gives that.
+pub fn enter_deadline(shares: impl Iterator<Item = Share>) -> io::Result<Share> {
+    let mut refused = io::Error::other("half a core would not be enough for so many probes");
+    for share in shares {
+        match schedule_deadline(share) {
+            Ok(()) => return Ok(share),
+            Err(error) => refused = error,
+        }
+    }
+    Err(refused)
 }
 
 fn schedule_deadline(share: Share) -> io::Result<()> {
@@ -116,6 +121,30 @@ pub fn set_budget() -> io::Result<()> {
 /// Whether real-time scheduling was given up.
 pub fn is_over_budget() -> bool {
     OVER_BUDGET.load(Ordering::Acquire)
+}
+
+/// Whether a thread still sleeps now and then.
+#[derive(Debug, Default)]
+pub struct Breath {
+    /// The thread's CPU time when it slept last, in ns.
+    slept_at_ns: u64,
+}
+
+impl Breath {
+    /// To be called in each round. A thread that has not slept for the time of the budget is put back to normal scheduling.
+    pub fn taken(&mut self, has_slept: bool) {
+        let used_ns = thread_cpu_ns();
+        if has_slept {
+            self.slept_at_ns = used_ns;
+        } else if used_ns > self.slept_at_ns + BUDGET_US * 1000 && !OVER_BUDGET.swap(true, Ordering::AcqRel) {
+            let _ = schedule(0, libc::SCHED_OTHER, 0);
+        }
+    }
+}
+
+fn thread_cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0)
 }
 
 extern "C" fn give_up(_signal: i32) {
@@ -197,17 +226,34 @@ pub fn unlock_if_over() -> bool {
 mod tests {
     use super::Share;
 
+    /// The shares in µs, for an interval in µs.
+    fn shares(interval_us: u64, probes: usize) -> Vec<(u64, u64)> {
+        let us = |share: Share| (share.runtime_ns / 1000, share.period_ns / 1000);
+        Share::of_beats(interval_us * 1000, probes).map(us).collect()
+    }
+
     #[test]
-    fn a_share_is_for_its_probes_and_at_most_half_a_core() {
-        let share = |interval_us: u64, probes| {
-            let Share { runtime_ns, period_ns } = Share::of_beats(interval_us * 1000, probes);
-            (runtime_ns / 1000, period_ns / 1000)
-        };
-        assert_eq!(share(1000, 4), (125, 500), "three nodes, two links");
-        assert_eq!(share(5000, 4), (312, 2500));
-        assert_eq!(share(100_000, 4), (312, 2500), "the period is bounded");
-        assert_eq!(share(250, 4), (62, 125));
-        assert_eq!(share(1000, 63 * 8), (250, 500), "64 nodes, eight links");
-        assert_eq!(share(10, 4), (50, 100), "no shorter than the kernel takes");
+    fn a_share_is_enough_for_its_probes_or_there_is_none() {
+        assert_eq!(shares(1000, 4), [(127, 500), (63, 500)], "three nodes, two links: 85 of 1000 are needed");
+        assert_eq!(shares(5000, 4), [(312, 2500), (156, 2500)]);
+        assert_eq!(shares(100_000, 4), [(312, 2500), (156, 2500)], "the period is bounded");
+        assert_eq!(shares(250, 4), [(62, 125)], "half of it would be too little");
+        assert_eq!(shares(1000, 40), [], "and so would half a core");
+        assert_eq!(shares(5000, 63), [(1250, 2500), (625, 2500)]);
+        assert_eq!(shares(10, 0), [], "no period is shorter than the kernel takes");
+    }
+
+    #[test]
+    fn who_never_sleeps_gives_up_real_time() {
+        let mut breath = super::Breath::default();
+        let start_ns = super::thread_cpu_ns();
+        breath.taken(true);
+        breath.taken(false);
+        assert!(!super::is_over_budget());
+        while super::thread_cpu_ns() < start_ns + super::BUDGET_US * 1000 + 1_000_000 {
+            std::hint::spin_loop();
+        }
+        breath.taken(false);
+        assert!(super::is_over_budget());
     }
 }

@@ -22,21 +22,37 @@ pub fn no_checksum(socket: BorrowedFd<'_>) -> io::Result<()> {
     if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Sends all datagrams in as few system calls as may be; each one that the kernel refuses is told and passed over.
-pub fn send_batch<const N: usize>(
-    socket: BorrowedFd<'_>,
-    batch: &[(SocketAddr, [u8; N])],
-    mut refused: impl FnMut(io::Error),
-) {
-    let addresses: Vec<SockAddr> = batch.iter().map(|(to, _)| SockAddr::from(*to)).collect();
-    let mut pieces: Vec<libc::iovec> = batch
-        .iter()
-        .map(|(_, bytes)| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: N })
-        .collect();
-    let mut messages: Vec<libc::mmsghdr> = addresses
-        .iter()
-        .zip(&mut pieces)
-        .map(|(to, piece)| {
+/// Datagrams that leave together. It keeps its room, so that a real-time thread asks no heap for any.
+pub struct Batch<const N: usize> {
+    to: Vec<SockAddr>,
+    bytes: Vec<[u8; N]>,
+    pieces: Vec<libc::iovec>,
+    messages: Vec<libc::mmsghdr>,
+}
+
+impl<const N: usize> Batch<N> {
+    /// Room for so many; more make more room.
+    pub fn new(count: usize) -> Self {
+        Self {
+            to: Vec::with_capacity(count),
+            bytes: Vec::with_capacity(count),
+            pieces: Vec::with_capacity(count),
+            messages: Vec::with_capacity(count),
+        }
+    }
+
+    /// One more.
+    pub fn push(&mut self, to: SocketAddr, bytes: [u8; N]) {
+        self.to.push(SockAddr::from(to));
+        self.bytes.push(bytes);
+    }
+
+    /// Sends all in as few system calls as may be, and forgets them; each one that the kernel refuses is told and passed
+    /// over.
+    pub fn send(&mut self, socket: BorrowedFd<'_>, refused: impl FnMut(io::Error)) {
+        let piece = |bytes: &[u8; N]| libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: N };
+        self.pieces.extend(self.bytes.iter().map(piece));
+        let message = |(to, piece): (&SockAddr, &mut libc::iovec)| {
             // SAFETY: all zeros is a valid header: no name, no pieces, no control.
             let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
             message.msg_hdr.msg_name = to.as_ptr().cast_mut().cast();
@@ -44,12 +60,23 @@ pub fn send_batch<const N: usize>(
             message.msg_hdr.msg_iov = piece;
             message.msg_hdr.msg_iovlen = 1;
             message
-        })
-        .collect();
+        };
+        self.messages.extend(self.to.iter().zip(&mut self.pieces).map(message));
+        send_all(socket, &mut self.messages, refused);
+        self.messages.clear();
+        self.pieces.clear();
+        self.to.clear();
+        self.bytes.clear();
+    }
+}
+
+/// The headers' pointers must be good.
+fn send_all(socket: BorrowedFd<'_>, messages: &mut [libc::mmsghdr], mut refused: impl FnMut(io::Error)) {
     let mut sent = 0;
     while sent < messages.len() {
         let left = &mut messages[sent..];
-        // SAFETY: `left` and all that it points to live until the call is over; the kernel reads them.
+        // SAFETY: `left` and all that it points to, which `Batch::send` holds, live until the call is over; the kernel
+        // reads them.
         let done = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),

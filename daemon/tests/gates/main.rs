@@ -272,8 +272,15 @@ fn each_address_has_its_own_gate() {
 #[test]
 fn the_gate_closes_at_the_very_end() {
     let Some(mut gates) = Gates::new() else { return };
+    closes_at_the_end(&mut gates, 0);
+    closes_at_the_end(&mut gates, 100_000);
+}
+
+/// The gate of a lease of 0.3 s closes so many µs before its end, and not before that.
+fn closes_at_the_end(gates: &mut Gates, slack_us: u32) {
+    gates.cells().set_slack(slack_us);
     let (packet, mut passed, mut dropped) = (plain4(LEASED4, OTHER4), 0, 0);
-    let until_ns = gates.hold(0b11, 300_000);
+    let until_ns = gates.hold(0b11, 300_000) - u64::from(slack_us) * 1000;
     while dropped < 1000 {
         let before_ns = boot_ns();
         let verdict = gates.verdict(OUT, &packet);

@@ -146,6 +146,7 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
                 cluster_extra,
                 link_extra,
                 addresses,
+                failback: false,
                 config,
             };
             let lab = Lab::up(spec)?;

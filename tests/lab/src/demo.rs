@@ -155,7 +155,7 @@ fn holder(lab: &Lab) -> Result<String> {
     }
 }
 
-/// What every move of the address has, in the order in which it has to come.
+/// What every move of the address has. Where a daemon is killed, its lease is out before anybody else knows.
 pub(crate) const MOMENTS: [&str; 7] =
     ["fault", "verdict", "told", "announced", "lease out", "gate opened", "first answer"];
 
@@ -277,6 +277,16 @@ fn check(moments: &[Moment]) -> Result<()> {
     let missing: Vec<&str> = MOMENTS.into_iter().filter(|name| at(name).is_none()).collect();
     ensure!(missing.is_empty(), "not seen: {}", missing.join(", "));
     ensure!(at("lease out") <= at("gate opened"), "the next gate opened before the old lease was out");
+    // Where a daemon is killed its lease is out before anybody else knows.
+    for [earlier, later] in [
+        ["fault", "verdict"],
+        ["verdict", "told"],
+        ["verdict", "announced"],
+        ["announced", "gate opened"],
+        ["gate opened", "first answer"],
+    ] {
+        ensure!(at(earlier) <= at(later), "{later} came before {earlier}");
+    }
     Ok(())
 }
 

@@ -13,11 +13,10 @@ const LINES_SOFT_MAX: usize = 500;
 const LINES_MAX: usize = 700;
 
 /// The rooms where `unsafe` is allowed, and why each needs it.
-const UNSAFE_ROOMS: [(&str, &str); 4] = [
+const UNSAFE_ROOMS: [(&str, &str); 3] = [
     ("ebpf/", "kernel programs read packets and maps through raw pointers"),
     ("daemon/src/sys/", "the daemon's system calls and shared map pages"),
     ("tests/lab/src/sys/", "the lab's namespaces and raw sockets"),
-    ("common/src/", "the structs that both sides of the kernel boundary see as bytes"),
 ];
 
 /// What the pure core must not name, and what it uses instead.

@@ -1,5 +1,6 @@
 //! Machines that talk to one another at once, or not at all.
 
+mod clauses;
 mod electorates;
 mod lives;
 mod mute;
@@ -30,6 +31,9 @@ struct Cluster {
     hung: u64,
     /// Pairs that hear one another's heartbeats, and no messages; one way.
     mute: Vec<(u8, u8)>,
+    mutation: Mutation,
+    /// Whether a view was installed somewhere before each of its members had announced it.
+    early: bool,
 }
 
 impl Cluster {
@@ -49,6 +53,8 @@ impl Cluster {
             sent: 0,
             hung: 0,
             mute: Vec::new(),
+            mutation: Mutation::None,
+            early: false,
         };
         for own in 0..count {
             cluster.boot(own, count, 1, 0, &change);
@@ -77,7 +83,7 @@ impl Cluster {
         change(&mut config);
         let incarnation = config.incarnation;
         self.waiting.retain(|(from, to, _)| *from != own && *to != own);
-        let mut machine = Membership::new(config);
+        let mut machine = Membership::mutated(config, self.mutation);
         for (slot, peer) in &mut self.machines {
             let both = peer.everybody >> own & machine.everybody >> *slot & 1 != 0;
             if both && *slot != own && !self.cut.contains(&(*slot, own)) && !self.cut.contains(&(own, *slot))
@@ -102,7 +108,11 @@ impl Cluster {
         while let Some(output) = self.machines.get_mut(&slot).and_then(Membership::poll_output) {
             match output {
                 Output::Announce { view, .. } => self.announced.push((slot, view)),
-                Output::Install { installed, .. } => self.installed.push((slot, installed)),
+                Output::Install { installed, .. } => {
+                    let view = installed.view;
+                    self.early |= bits(view.members).any(|member| !self.announced.contains(&(member, view)));
+                    self.installed.push((slot, installed));
+                }
                 Output::Reserve { .. } if self.hung >> slot & 1 != 0 => {}
                 Output::Reserve { ceiling } => {
                     let machine = self.machines.get_mut(&slot).expect("there");

@@ -194,14 +194,18 @@ impl World<'_> {
         let known = self.proposals.iter().map(|proposal| proposal.view.epoch).max().unwrap_or(0);
         let past = if self.dice.permille(600) { own_epoch.max(known) } else { own_epoch };
         let epoch = past + 1 + self.dice.within(0, 2);
-        let Some(members) = self.members(node) else { return };
+        let Some((members, quorate)) = self.members(node) else { return };
         let lease_us = if self.dice.permille(850) { self.plan.lease_us } else { self.plan.lease_long_us };
         let view = View::new(epoch, node as u8, members, lease_us, 1);
         let is_used = |of: &Proposal| of.view.epoch == epoch && of.view.proposer() == node as u8;
         if self.proposals.iter().any(is_used) {
             return;
         }
-        let owners = self.owners(members);
+        // Who is no quorum owns nothing: the choice of owners sees to that.
+        let owners = if quorate { self.owners(members) } else { [NOBODY; RESOURCES_MAX] };
+        if !quorate {
+            self.tally.met(Met::Minority);
+        }
         self.proposals.push(Proposal { view, owners });
         self.tally.met(Met::Proposed);
         let proposal = self.proposals.len() - 1;
@@ -209,8 +213,9 @@ impl World<'_> {
         self.look(node);
     }
 
-    /// Members with a majority, this node among them.
-    fn members(&mut self, node: usize) -> Option<u64> {
+    /// Members, this node among them, and whether they have a majority; mostly they have.
+    fn members(&mut self, node: usize) -> Option<(u64, bool)> {
+        let minority = self.dice.permille(60);
         for _ in 0..8 {
             let mut members = 1_u64 << node;
             let way = self.dice.index(3);
@@ -227,8 +232,9 @@ impl World<'_> {
             }
             let votes = (0..NODES_MAX).filter(|slot| members >> slot & 1 != 0);
             let votes: u32 = votes.map(|slot| u32::from(self.plan.votes.of[slot])).sum();
-            if votes >= self.plan.votes.quorum {
-                return Some(members);
+            let quorate = votes >= self.plan.votes.quorum;
+            if quorate != minority {
+                return Some((members, quorate));
             }
         }
         None

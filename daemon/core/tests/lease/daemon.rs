@@ -46,6 +46,10 @@ pub(crate) struct Daemon {
     not_before_ns: u64,
     /// Who is known to have announced each proposal.
     acks: Vec<u64>,
+    /// All that it has announced, for a daemon that installs any of them.
+    ever: Vec<usize>,
+    /// It has announced a lower id once.
+    has_fallen: bool,
     /// Announces nothing before this, by its own clock.
     quiet_until_ns: u64,
     has_left: bool,
@@ -90,6 +94,8 @@ impl World<'_> {
             installed: None,
             not_before_ns: 0,
             acks: Vec::new(),
+            ever: Vec::new(),
+            has_fallen: false,
             quiet_until_ns: 0,
             has_left: false,
             doing: None,
@@ -176,8 +182,10 @@ impl World<'_> {
             return;
         }
         lease::replace(&*state.table, peer as u8);
-        for ack in &mut daemon.acks {
-            *ack &= !(1 << peer);
+        if self.mutation != Mutation::OldAcks {
+            for ack in &mut daemon.acks {
+                *ack &= !(1 << peer);
+            }
         }
         for link in 0..links {
             state.slots[link * nodes + peer] = Slot::accepting(incarnation);
@@ -209,8 +217,18 @@ impl World<'_> {
     pub(crate) fn announce(&mut self, node: usize, proposal: usize) -> bool {
         let view = self.proposals[proposal].view;
         let Some(daemon) = self.acting(node) else { return false };
-        if view <= daemon.announced || view.epoch <= daemon.floor || !view.has(node as u8) {
+        let falls = view < daemon.announced;
+        // Once in a life: it would else follow the others to and fro for ever.
+        let may_fall = self.mutation == Mutation::IdsFall && !daemon.has_fallen;
+        let may = view > daemon.announced || (falls && may_fall);
+        if !may || view.epoch <= daemon.floor || !view.has(node as u8) {
             return false;
+        }
+        if let Some(daemon) = &mut self.nodes[node].daemon {
+            daemon.has_fallen |= falls;
+        }
+        if self.mutation == Mutation::AnnounceSaidFirst {
+            self.tell_all(node, proposal);
         }
         let state = &mut self.nodes[node];
         // Reserved on disk ahead of need.
@@ -225,7 +243,7 @@ impl World<'_> {
     pub(crate) fn told(&mut self, node: usize, from: usize, life: u64, proposal: usize) {
         let accepted = self.nodes[node].slots[from].incarnation;
         let Some(daemon) = &mut self.nodes[node].daemon else { return };
-        if accepted != life {
+        if accepted != life && self.mutation != Mutation::OldAcks {
             return;
         }
         if daemon.acks.len() <= proposal {
@@ -240,7 +258,16 @@ impl World<'_> {
 
     fn install_if_ready(&mut self, node: usize) {
         let Some(daemon) = self.acting(node) else { return };
-        let Some(proposal) = daemon.current.filter(|current| daemon.installed != Some(*current)) else {
+        let mut proposal = daemon.current;
+        if self.mutation == Mutation::InstallOlder {
+            let acked = |proposal: &usize| {
+                let acks = daemon.acks.get(*proposal).copied().unwrap_or(0) | 1 << node;
+                let members = self.proposals[*proposal].view.members;
+                acks & members == members && daemon.installed != Some(*proposal)
+            };
+            proposal = daemon.ever.iter().copied().find(acked);
+        }
+        let Some(proposal) = proposal.filter(|proposal| daemon.installed != Some(*proposal)) else {
             return;
         };
         let acks = daemon.acks.get(proposal).copied().unwrap_or(0) | 1 << node;
@@ -322,7 +349,12 @@ impl World<'_> {
             return self.after(wait_ns, Happening::Call { node, life });
         }
         let Some((doing, mut progress)) = daemon.doing.take() else { return };
-        let skips = doing == Doing::Adopt && self.mutation == Mutation::AdoptedOpen;
+        let skips = doing == Doing::Adopt
+            && match self.mutation {
+                Mutation::AdoptedOpen => true,
+                Mutation::TakenOverSilently => daemon.announced.is_some(),
+                _ => false,
+            };
         let gave = if skips {
             Some(Gave::Nothing)
         } else {
@@ -350,6 +382,7 @@ impl World<'_> {
             Doing::Announce { proposal } => {
                 daemon.announced = self.proposals[proposal].view;
                 daemon.current = Some(proposal);
+                daemon.ever.push(proposal);
                 self.tally.met(Met::Announced);
                 trace!(self, "{node} announces {:?}", self.proposals[proposal]);
                 self.tell_all(node, proposal);

@@ -19,7 +19,7 @@ mod world;
 use crate::plan::{Mutation, Plan};
 use crate::splitmix::SplitMix;
 use crate::table::Functions;
-use crate::tally::{ALL, Tally};
+use crate::tally::{ALL, Met, Tally};
 use crate::world::World;
 
 /// Histories by default.
@@ -46,6 +46,11 @@ impl Series {
         let mut plan = Plan::new(&mut dice);
         (self.tune)(&mut plan);
         let held = plan.held_permille != 0;
+        for (met, is_met) in [(Met::NineNodes, plan.nodes == 9), (Met::ThreeLinks, plan.links == 3)] {
+            if is_met {
+                tally.met(met);
+            }
+        }
         let text = format!("{plan:?}");
         let mut world = World::new(plan, self.mutation, self.functions, dice, tally);
         if is_loud {

@@ -217,6 +217,10 @@ missed! {
     late_adopted: "the hand-over's end", world(Mutation::LateAdopted, handed_over_late);
     released_adopted: "a release for life", world(Mutation::ReleasedAdopted, released);
     adopted_open: "closing what is adopted", world(Mutation::AdoptedOpen, killed);
+    ids_fall: "rising ids", world(Mutation::IdsFall, |_| {});
+    install_older: "that the view announced last is installed", world(Mutation::InstallOlder, |_| {});
+    announce_said_first: "announcing before saying so", world(Mutation::AnnounceSaidFirst, held);
+    gate_of_anybody: "the owner at the gate", world(Mutation::GateOfAnybody, |_| {});
     release_said_first: "letting go before saying so", world(Mutation::ReleaseSaidFirst, released);
 }
 
@@ -254,6 +258,23 @@ fn rising_epochs_are_redundant_beside_replaced_lives() {
 #[test]
 fn grant_to_members_is_redundant() {
     redundant("GRANT_TO_MEMBERS", &clause::<GrantToMembers>(|_| {}));
+}
+
+#[test]
+fn what_former_lives_announced_is_redundant() {
+    redundant("that present lives have announced", &world(Mutation::OldAcks, replaced));
+    redundant("that present lives have announced, many killed", &world(Mutation::OldAcks, killed_late));
+}
+
+#[test]
+fn the_granters_latch_is_redundant() {
+    redundant("the latch at the granter", &world(Mutation::GranterIgnoresLatch, killed));
+    redundant("the latch at the granter, handed over", &world(Mutation::GranterIgnoresLatch, handed_over));
+}
+
+#[test]
+fn announcing_anew_in_a_hand_over_is_redundant() {
+    redundant("announcing anew in a hand-over", &world(Mutation::TakenOverSilently, handed_over));
 }
 
 #[test]

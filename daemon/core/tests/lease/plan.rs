@@ -84,6 +84,20 @@ pub(crate) enum Mutation {
     StaleTaken,
     /// Frames whose number does not rise are taken.
     ReplaysTaken,
+    /// A node announces lower ids, too.
+    IdsFall,
+    /// A node installs any view that it has announced, not only the last one.
+    InstallOlder,
+    /// What another life of a member has announced counts.
+    OldAcks,
+    /// A view is said to be announced before it is.
+    AnnounceSaidFirst,
+    /// The granter does not look at its latch.
+    GranterIgnoresLatch,
+    /// A daemon that takes over does not announce anew.
+    TakenOverSilently,
+    /// The gate lets pass whoever has a lease, owner or not.
+    GateOfAnybody,
 }
 
 /// How a history goes.

@@ -45,10 +45,13 @@ pub(crate) enum Met {
     TakenFromSuspended,
     TakenFromCut,
     TakenFromKilled,
+    Minority,
+    NineNodes,
+    ThreeLinks,
 }
 
 /// All of them, in the order of the table.
-pub(crate) const ALL: [Met; 42] = [
+pub(crate) const ALL: [Met; 45] = [
     Met::Lost,
     Met::CutFrame,
     Met::Late,
@@ -91,6 +94,9 @@ pub(crate) const ALL: [Met; 42] = [
     Met::TakenFromSuspended,
     Met::TakenFromCut,
     Met::TakenFromKilled,
+    Met::Minority,
+    Met::NineNodes,
+    Met::ThreeLinks,
 ];
 
 /// None is left out, and each stands at its own place.
@@ -100,7 +106,7 @@ const _: () = {
         assert!(ALL[at] as usize == at);
         at += 1;
     }
-    assert!(Met::TakenFromKilled as usize + 1 == ALL.len());
+    assert!(Met::ThreeLinks as usize + 1 == ALL.len());
 };
 
 /// The counts.

@@ -296,6 +296,7 @@ impl<'a> World<'a> {
         let gone = Latch::is_gone(state.latch.state, state.latch.handover_until_ns, now_ns);
         let is_open = |now_ns| lease::is_open(&*state.table, resource, now_ns);
         let open = match self.mutation {
+            Mutation::GateOfAnybody => now_ns / 1000 < lease::until_us(&*state.table) || is_open(now_ns),
             // At the beginning of time no lease has ended.
             Mutation::EndIgnored => is_open(now_ns) || is_open(0),
             // What a suspended machine would let pass counts from its return on, when its clock is wrong.

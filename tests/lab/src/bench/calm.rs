@@ -40,13 +40,13 @@ pub(super) struct Calm {
     lease_lapses: u64,
     /// For how long at the most.
     lease_lapse_max_ms: f64,
-    /// Of those, all in whose time the monitor names no stall.
+    /// Of those, all in whose time the monitor names no stall of half a lease at least.
     lapses_unnamed: u64,
     /// Each of them.
     lapses: Vec<Lapse>,
     /// All that was told, by kind.
     told: BTreeMap<String, usize>,
-    /// Each peer and link that was told as down, with the machine's stall at that time, if there was one.
+    /// Each peer and link that was told as down, and each lease that was told as lost, with the machine's stall at that time, if there was one.
     alarms: Vec<Alarm>,
     /// Round trips of all peers on all links, since the daemons' start.
     rtt_us: Trips,
@@ -187,10 +187,14 @@ impl Lapses {
     }
 
     fn blamed(self, stalls: &[Stall]) -> Vec<Lapse> {
+        let length_ns = |node: &str| self.counters.get(node).map_or(0, |(_, length_ns)| *length_ns);
         let found = self.found.into_iter();
         found
             .map(|(since_ns, mut lapse)| {
-                lapse.stall_ms = longest_in(stalls, since_ns, lapse.ended_ns);
+                // A shorter one is no reason for it.
+                let length_ms = length_ns(&lapse.node) as f64 / 1e6;
+                lapse.stall_ms = longest_in(stalls, since_ns, lapse.ended_ns)
+                    .filter(|stall_ms| *stall_ms >= length_ms / 2.0);
                 lapse
             })
             .collect()
@@ -205,11 +209,11 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
     let watches = lab.nodes().map(|node| Ok((node.name().to_owned(), Watch::on(&node)?)));
     let watches = watches.collect::<Result<Vec<_>>>()?;
     let machine = Machine::start(!args.cold, args.load, args.hogs)?;
+    let mut lapses = Lapses::of(lab)?;
     let before = Counts::read(lab)?;
     let since_ns = boottime_ns();
     let end = Instant::now() + Duration::from_secs(seconds);
     let mut heard: Vec<(String, EventRecord)> = Vec::new();
-    let mut lapses = Lapses::of(lab)?;
     let mut shown = Instant::now();
     while Instant::now() < end {
         thread::sleep(Duration::from_millis(200));
@@ -223,6 +227,7 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
             eprintln!("{} s to go, {} told", end.saturating_duration_since(shown).as_secs(), heard.len());
         }
     }
+    lapses.look(lab)?;
     let counts = Counts::read(lab)?.since(&before);
     let machine_report = machine.report()?;
     let stalls = machine.stalls();
@@ -232,10 +237,19 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
         *told.entry(event.kind.clone()).or_insert(0) += 1;
     }
     let count = |kind: &str| told.get(kind).copied().unwrap_or(0);
+    let length_ns = lapses.counters.values().map(|(_, length_ns)| *length_ns).max().unwrap_or(0);
     let lapses = lapses.blamed(&stalls);
-    let alarms = heard.iter().filter(|(_, event)| matches!(event.kind.as_str(), "peer_down" | "link_down"));
+    let named: u64 = lapses.iter().filter(|lapse| lapse.stall_ms.is_some()).map(|lapse| lapse.count).sum();
+    let lapsed = counts.lapses.values().map(|(count, _)| count).sum();
+    let alarms = heard
+        .iter()
+        .filter(|(_, event)| matches!(event.kind.as_str(), "peer_down" | "link_down" | "lease_lost"));
     let alarms = alarms.map(|(by, event)| {
-        let since_ns = event.evidence.heard_ns;
+        // A lease has no evidence but its end: its last grants were asked for within its length before that.
+        let since_ns = match event.kind.as_str() {
+            "lease_lost" => event.stamp_ns.saturating_sub(2 * length_ns),
+            _ => event.evidence.heard_ns,
+        };
         Alarm {
             by: by.clone(),
             kind: event.kind.clone(),
@@ -255,9 +269,9 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
         peers_down: count("peer_down"),
         links_down: count("link_down"),
         links_late: count("link_late"),
-        lease_lapses: counts.lapses.values().map(|(count, _)| count).sum(),
+        lease_lapses: lapsed,
         lease_lapse_max_ms: counts.lapses.values().map(|(_, us)| *us).max().unwrap_or(0) as f64 / 1000.0,
-        lapses_unnamed: lapses.iter().filter(|lapse| lapse.stall_ms.is_none()).map(|lapse| lapse.count).sum(),
+        lapses_unnamed: lapsed - named.min(lapsed),
         lapses,
         told: told.clone(),
         alarms,

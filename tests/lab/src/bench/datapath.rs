@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::{
     BenchArgs, Quantiles,
-    machine::{Machine, MachineReport, Ticks},
+    machine::{Machine, MachineReport, Ticks, loadavg},
     watch::wait_for_peers,
 };
 use crate::{Lab, LabSpec, sys::clock::boottime_ns};
@@ -90,6 +90,9 @@ struct AtRest {
     /// The machine's busy time less its baseline, for each node, in percent of one core.
     cpu_pct_per_node: f64,
     baseline_pct: f64,
+    /// Of the machine's time, while that was measured.
+    steal_pct: f64,
+    loadavg: f64,
     /// Resident memory of the largest daemon.
     rss_mib: f64,
 }
@@ -268,12 +271,12 @@ fn foreign() -> Vec<u8> {
 /// Busy time with and without a quiet cluster.
 fn rest(args: &BenchArgs, profile: &str, seconds: u64) -> Result<AtRest> {
     let wait = Duration::from_secs(seconds);
-    let busy = || -> Result<f64> {
+    let ticks = || -> Result<Ticks> {
         let before = Ticks::read()?;
         thread::sleep(wait);
-        Ok(Ticks::read()?.since(before).busy_pct_of_core())
+        Ok(Ticks::read()?.since(before))
     };
-    let baseline_pct = busy()?;
+    let baseline_pct = ticks()?.busy_pct_of_core();
     let spec = LabSpec { name: args.name.clone(), profile: profile.to_owned(), ..LabSpec::default() };
     let lab = Lab::up(spec)?;
     let measured = (|| -> Result<AtRest> {
@@ -284,12 +287,17 @@ fn rest(args: &BenchArgs, profile: &str, seconds: u64) -> Result<AtRest> {
             nodes += 1;
         }
         thread::sleep(Duration::from_secs(2));
-        let busy_pct = busy()?;
+        let ticks = ticks()?;
         for node in lab.nodes() {
             rss_kib = rss_kib.max(Client::connect(&node.socket()?)?.stats()?.rss_kib);
         }
-        let cpu_pct_per_node = (busy_pct - baseline_pct) / f64::from(nodes);
-        Ok(AtRest { cpu_pct_per_node, baseline_pct, rss_mib: rss_kib as f64 / 1024.0 })
+        Ok(AtRest {
+            cpu_pct_per_node: (ticks.busy_pct_of_core() - baseline_pct) / f64::from(nodes),
+            baseline_pct,
+            steal_pct: ticks.steal_pct(),
+            loadavg: loadavg()?,
+            rss_mib: rss_kib as f64 / 1024.0,
+        })
     })();
     lab.down()?;
     measured

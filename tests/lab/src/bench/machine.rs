@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use ringbeatd::sys::realtime::{Share, enter_deadline};
 use rustix::thread::{ClockId, clock_nanosleep_absolute};
 use rustix::time::{Timespec, clock_gettime};
 use serde::Serialize;
@@ -24,6 +25,8 @@ use crate::sys::{
 const STALL_NS: u64 = 2_000_000;
 /// How often the monitor looks.
 const LOOK_NS: u64 = 500_000;
+/// The monitor's share where it has no core of its own: the shortest period, so that it comes first.
+const MONITOR_SHARE: Share = Share { runtime_ns: 20_000, period_ns: 200_000 };
 /// The monitor's priority: above all that it watches.
 const MONITOR_PRIORITY: i32 = 98;
 const HOG_PRIORITY: i32 = 50;
@@ -37,7 +40,8 @@ pub(super) struct Stall {
     pub(super) until_ns: u64,
     /// How long it was.
     pub(super) ms: f64,
-    core: usize,
+    /// Where; none if it was all of them.
+    core: Option<usize>,
 }
 
 impl Stall {
@@ -86,11 +90,18 @@ impl Machine {
             fifo_hogs: hogs,
         };
         for core in 0..cores() {
-            let stalls = Arc::clone(&machine.stalls);
-            machine.spawn(move |stop| watch(core, &stalls, stop));
+            if hogs == 0 {
+                let stalls = Arc::clone(&machine.stalls);
+                machine.spawn(move |stop| watch(Some(core), &stalls, stop));
+            }
             if warm {
                 machine.spawn(move |stop| spin(Some(core), Some(Policy::Idle), stop));
             }
+        }
+        if hogs > 0 {
+            // Each core's own would stand still with the hogs, for 50 ms of each second, by the kernel's rule.
+            let stalls = Arc::clone(&machine.stalls);
+            machine.spawn(move |stop| watch(None, &stalls, stop));
         }
         for _ in 0..machine.busy_loops {
             machine.spawn(|stop| spin(None, None, stop));
@@ -117,14 +128,12 @@ impl Machine {
         longest.sort_by(|one, other| other.ms.total_cmp(&one.ms));
         let (stalls, stall_max_ms) = (longest.len(), longest.first().map_or(0.0, |stall| stall.ms));
         longest.truncate(STALLS_SHOWN);
-        let loadavg = fs::read_to_string("/proc/loadavg")?;
-        let loadavg = loadavg.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default();
         Ok(MachineReport {
             cores: cores(),
             warm: self.warm,
             busy_loops: self.busy_loops,
             fifo_hogs: self.fifo_hogs,
-            loadavg,
+            loadavg: loadavg()?,
             steal_pct: Ticks::read()?.since(self.before).steal_pct(),
             stalls,
             stall_max_ms,
@@ -142,7 +151,7 @@ impl Drop for Machine {
     }
 }
 
-/// A busy loop. Real-time ones sleep a little each second, so that a forgotten one does not own the core.
+/// A busy loop.
 fn spin(core: Option<usize>, policy: Option<Policy>, stop: &AtomicBool) {
     if core.is_some_and(|core| pin_to(core).is_err())
         || policy.is_some_and(|policy| set_policy(policy).is_err())
@@ -155,9 +164,14 @@ fn spin(core: Option<usize>, policy: Option<Policy>, stop: &AtomicBool) {
     }
 }
 
-/// Sleeps in short steps at the highest priority; waking late means that the core stood still.
-fn watch(core: usize, stalls: &Mutex<Vec<Stall>>, stop: &AtomicBool) {
-    if pin_to(core).is_err() || set_policy(Policy::Fifo(MONITOR_PRIORITY)).is_err() {
+/// Sleeps in short steps at the highest priority; waking late means that the core stood still, or, without one, that no
+/// core ran it, though it is before all others (SCHED_DEADLINE).
+fn watch(core: Option<usize>, stalls: &Mutex<Vec<Stall>>, stop: &AtomicBool) {
+    let is_first = match core {
+        Some(core) => pin_to(core).is_ok() && set_policy(Policy::Fifo(MONITOR_PRIORITY)).is_ok(),
+        None => enter_deadline([MONITOR_SHARE].into_iter()).is_ok(),
+    };
+    if !is_first {
         eprintln!("the stall monitor has no real-time priority: its stalls are not the machine's alone");
     }
     let mut planned = monotonic_ns();
@@ -180,6 +194,12 @@ fn watch(core: usize, stalls: &Mutex<Vec<Stall>>, stop: &AtomicBool) {
 fn monotonic_ns() -> u64 {
     let now = clock_gettime(rustix::time::ClockId::Monotonic);
     u64::try_from(now.tv_sec).unwrap_or(0) * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// The load of the last minute.
+pub(super) fn loadavg() -> Result<f64> {
+    let loads = fs::read_to_string("/proc/loadavg")?;
+    Ok(loads.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default())
 }
 
 /// The machine's CPU time, in ticks.
@@ -205,16 +225,17 @@ impl Ticks {
         Self { all: self.all - then.all, idle: self.idle - then.idle, steal: self.steal - then.steal }
     }
 
-    fn steal_pct(self) -> f64 {
+    /// Of all, in percent.
+    pub(super) fn steal_pct(self) -> f64 {
         if self.all == 0 { 0.0 } else { self.steal as f64 * 100.0 / self.all as f64 }
     }
 
-    /// Busy time, in hundredths of one core.
+    /// Busy time, in hundredths of one core; what was stolen is nobody's here.
     pub(super) fn busy_pct_of_core(self) -> f64 {
         if self.all == 0 {
             return 0.0;
         }
-        (self.all - self.idle) as f64 * 100.0 * cores() as f64 / self.all as f64
+        (self.all - self.idle - self.steal) as f64 * 100.0 * cores() as f64 / self.all as f64
     }
 }
 

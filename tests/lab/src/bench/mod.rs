@@ -108,8 +108,8 @@ fn print<T: Serialize>(args: &BenchArgs, result: &T) -> Result<()> {
 
 /// Three quantiles of a set of samples.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-struct Quantiles {
-    p50: f64,
+pub(crate) struct Quantiles {
+    pub(crate) p50: f64,
     p99: f64,
     max: f64,
 }

@@ -9,10 +9,10 @@ use std::{
     net::Ipv4Addr,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -60,6 +60,8 @@ pub(crate) struct Prober {
     stop: Arc<AtomicBool>,
     asked: Arc<Mutex<Vec<u64>>>,
     answers: Arc<Mutex<Vec<Answer>>>,
+    rounds: Arc<AtomicU64>,
+    since: Instant,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -74,17 +76,24 @@ impl Prober {
         let nodes = (1..=lab.spec().nodes).collect::<Vec<_>>();
         let (asking, hearing) = (Arc::clone(&stop), Arc::clone(&stop));
         let (sent, heard) = (Arc::clone(&asked), Arc::clone(&answers));
+        let rounds = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&rounds);
         let threads = vec![
             thread::spawn(move || {
                 let _ = set_policy(Policy::Fifo(PRIORITY));
-                ask(&out, address, &nodes, &sent, &asking);
+                ask(&out, address, &nodes, &sent, &counted, &asking);
             }),
             thread::spawn(move || {
                 let _ = set_policy(Policy::Fifo(PRIORITY));
                 hear(&into, address, &heard, &hearing);
             }),
         ];
-        Ok(Self { stop, asked, answers, threads })
+        Ok(Self { stop, asked, answers, rounds, since: Instant::now(), threads })
+    }
+
+    /// How often each node was asked in a second, from the start on.
+    pub(crate) fn asked_per_s(&self) -> f64 {
+        self.rounds.load(Ordering::Relaxed) as f64 / self.since.elapsed().as_secs_f64()
     }
 
     /// The answers so far, in the order in which they came.
@@ -138,11 +147,19 @@ fn longest_unanswered_ns(asked: impl Iterator<Item = u64>, answered: &HashSet<u6
     longest_ns
 }
 
-fn ask(socket: &PacketSocket, address: Ipv4Addr, nodes: &[u8], asked: &Mutex<Vec<u64>>, stop: &AtomicBool) {
+fn ask(
+    socket: &PacketSocket,
+    address: Ipv4Addr,
+    nodes: &[u8],
+    asked: &Mutex<Vec<u64>>,
+    rounds: &AtomicU64,
+    stop: &AtomicBool,
+) {
     let mut number = 0u16;
     let mut at = clock_gettime(ClockId::Monotonic);
     while !stop.load(Ordering::Relaxed) {
         number = number.wrapping_add(1);
+        rounds.fetch_add(1, Ordering::Relaxed);
         // One stamp for all: it is what tells the requests of one round.
         let sent_ns = boottime_ns();
         asked.lock().unwrap_or_else(PoisonError::into_inner).push(sent_ns);

@@ -19,7 +19,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{ALL, Ctx, TIMEOUT, Test};
+use super::{ALL, ALONE, Ctx, TIMEOUT, Test};
 use crate::{
     Lab, Node,
     demo::MOMENTS,
@@ -28,7 +28,7 @@ use crate::{
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "docs/commands", needs: ALL, timeout: TIMEOUT, run: commands },
-    Test { name: "docs/benches", needs: ALL, timeout: LONG, run: benches },
+    Test { name: "docs/benches", needs: ALONE, timeout: LONG, run: benches },
     Test { name: "docs/demo", needs: ALL, timeout: TIMEOUT, run: demo },
     Test { name: "docs/lab_speaks_json", needs: ALL, timeout: TIMEOUT, run: lab_speaks_json },
 ];

@@ -209,7 +209,7 @@ impl Ear {
     }
 
     /// Forgets what was told so far.
-    fn forget(&mut self) -> Result<()> {
+    pub(super) fn forget(&mut self) -> Result<()> {
         self.drain()?;
         self.told.clear();
         Ok(())

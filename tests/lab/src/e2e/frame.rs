@@ -1,15 +1,18 @@
-//! Runs the table: one process for each test, a verdict for each, one closing line.
+//! Runs the table: one process for each test, a few beside one another, a verdict for each, one closing line.
 
 use std::{
+    collections::VecDeque,
     env,
+    fmt::Write as _,
     fs::{self, File},
     path::Path,
     process::{Child, Command, ExitCode, ExitStatus, Stdio},
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 use super::{Ctx, Need, Skip, Test, groups};
 use crate::{
@@ -35,6 +38,9 @@ pub struct E2eArgs {
     /// Run every test this often
     #[arg(long, default_value_t = 1)]
     repeat: u32,
+    /// So many tests beside one another; those that need the whole machine come last, one by one
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
     /// Leave the labs of failed tests standing
     #[arg(long)]
     keep: bool,
@@ -53,40 +59,73 @@ pub fn run(args: &E2eArgs) -> Result<ExitCode> {
         chosen.iter().for_each(|(_, test)| println!("{}", test.name));
         return Ok(ExitCode::SUCCESS);
     }
-    let ci = env::var("CI").is_ok_and(|value| value == "true");
     sweep()?;
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
-    for _ in 0..args.repeat {
-        for (place, test) in &chosen {
-            let begin = Instant::now();
-            let verdict = match missing(test.needs) {
-                Some(reason) => Verdict::Skipped(reason),
-                None => isolated(test, &format!("{PREFIX}.{}.{place}", std::process::id()), args.keep)?,
-            };
-            let verdict = match verdict {
-                Verdict::Skipped(reason) if ci => {
-                    Verdict::Failed(format!("must not be skipped under CI: {reason}"))
+    let runs = || (0..args.repeat).flat_map(|_| chosen.iter().copied());
+    let alone = |test: &Test| test.needs.contains(&Need::Machine);
+    let tally = Mutex::new(Tally::default());
+    let beside: Mutex<VecDeque<(usize, &Test)>> =
+        Mutex::new(runs().filter(|(_, test)| !alone(test)).collect());
+    let next = || beside.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    thread::scope(|scope| {
+        let jobs = (0..args.jobs.max(1)).map(|_| {
+            scope.spawn(|| -> Result<()> {
+                while let Some((place, test)) = next() {
+                    one(args, place, test, &tally)?;
                 }
-                verdict => verdict,
-            };
-            match verdict {
-                Verdict::Passed => {
-                    passed += 1;
-                    println!("ok {} ({:.1} s)", test.name, begin.elapsed().as_secs_f64());
-                }
-                Verdict::Skipped(reason) => {
-                    skipped += 1;
-                    println!("skipped {}: {reason}", test.name);
-                }
-                Verdict::Failed(reason) => {
-                    failed += 1;
-                    println!("FAILED {}: {reason}", test.name);
-                }
-            }
-        }
+                Ok(())
+            })
+        });
+        let jobs: Vec<_> = jobs.collect();
+        jobs.into_iter().try_for_each(|job| job.join().map_err(|_| anyhow!("a job panicked"))?)
+    })?;
+    for (place, test) in runs().filter(|(_, test)| alone(test)) {
+        one(args, place, test, &tally)?;
     }
+    let Tally { passed, failed, skipped } = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+/// Runs one test, tells how it went, and counts it.
+fn one(args: &E2eArgs, place: usize, test: &Test, tally: &Mutex<Tally>) -> Result<()> {
+    let begin = Instant::now();
+    let mut shown = String::new();
+    let lab = format!("{PREFIX}.{}.{place}", std::process::id());
+    let verdict = match missing(test.needs) {
+        Some(reason) => Verdict::Skipped(reason),
+        None => isolated(test, &lab, args.keep, &mut shown)?,
+    };
+    let verdict = match verdict {
+        Verdict::Skipped(reason) if env::var("CI").is_ok_and(|value| value == "true") => {
+            Verdict::Failed(format!("must not be skipped under CI: {reason}"))
+        }
+        verdict => verdict,
+    };
+    // The lock keeps what is told of one test together.
+    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+    print!("{shown}");
+    match verdict {
+        Verdict::Passed => {
+            tally.passed += 1;
+            println!("ok {} ({:.1} s)", test.name, begin.elapsed().as_secs_f64());
+        }
+        Verdict::Skipped(reason) => {
+            tally.skipped += 1;
+            println!("skipped {}: {reason}", test.name);
+        }
+        Verdict::Failed(reason) => {
+            tally.failed += 1;
+            println!("FAILED {}: {reason}", test.name);
+        }
+    }
+    Ok(())
 }
 
 /// The body of the hidden subcommand `e2e-run`: one test, its verdict as exit code and last line.
@@ -108,8 +147,8 @@ fn matches(args: &E2eArgs, test: &Test) -> bool {
     args.filter.is_empty() || args.filter.iter().any(|part| test.name.contains(part.as_str()))
 }
 
-/// Runs one test in a process of its own, and ends its labs.
-fn isolated(test: &Test, lab: &str, keep: bool) -> Result<Verdict> {
+/// Runs one test in a process of its own, and ends its labs; what is worth showing goes to `shown`.
+fn isolated(test: &Test, lab: &str, keep: bool, shown: &mut String) -> Result<Verdict> {
     fs::create_dir_all(root())?;
     let said_path = root().join(format!(".{lab}.out.{}", std::process::id()));
     let said = File::create(&said_path).with_context(|| format!("cannot write {}", said_path.display()))?;
@@ -133,11 +172,11 @@ fn isolated(test: &Test, lab: &str, keep: bool) -> Result<Verdict> {
     };
     let failed = matches!(verdict, Verdict::Failed(_));
     if failed {
-        said.lines().for_each(|line| println!("  {line}"));
+        said.lines().for_each(|line| _ = writeln!(shown, "  {line}"));
     }
     for name in labs()?.into_iter().filter(|name| belongs(name, lab)) {
         if failed {
-            show_logs(&root().join(&name).join("log"))?;
+            show_logs(&root().join(&name).join("log"), shown)?;
         }
         if !(failed && keep) {
             remove(&name)?;
@@ -180,7 +219,7 @@ fn belongs(name: &str, lab: &str) -> bool {
     name.strip_prefix(lab).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
-fn show_logs(dir: &Path) -> Result<()> {
+fn show_logs(dir: &Path, shown: &mut String) -> Result<()> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
         paths.push(entry?.path());
@@ -191,8 +230,9 @@ fn show_logs(dir: &Path) -> Result<()> {
         let text = String::from_utf8_lossy(&text);
         let lines: Vec<&str> = text.lines().collect();
         if !lines.is_empty() {
-            println!("  {}:", path.display());
-            lines[lines.len().saturating_sub(LOG_LINES)..].iter().for_each(|line| println!("    {line}"));
+            _ = writeln!(shown, "  {}:", path.display());
+            let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+            last.iter().for_each(|line| _ = writeln!(shown, "    {line}"));
         }
     }
     Ok(())
@@ -207,7 +247,7 @@ fn missing(needs: &[Need]) -> Option<String> {
             Some("the kernel has no BTF".to_owned())
         }
         Need::Daemon => program("ringbeatd").err().map(|error| error.to_string()),
-        Need::Root | Need::Bpf => None,
+        Need::Root | Need::Bpf | Need::Machine => None,
     })
 }
 

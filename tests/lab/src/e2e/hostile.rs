@@ -14,7 +14,7 @@ use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind};
 use serde_json::{Value, json};
 
 use super::{
-    ALL, Ctx, TIMEOUT, Test,
+    ALL, ALONE, Ctx, TIMEOUT, Test,
     forge::{
         Forger, PATIENCE, all_hear, ask, checksum, drops, grown, hears, incarnation, is_calm, packet, record,
         told, until,
@@ -29,7 +29,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "hostile/newer_version", needs: ALL, timeout: TIMEOUT, run: newer_version },
     Test { name: "hostile/odd_lengths", needs: ALL, timeout: TIMEOUT, run: odd_lengths },
     Test { name: "hostile/replayed_capture", needs: ALL, timeout: TIMEOUT, run: replayed_capture },
-    Test { name: "hostile/flood", needs: ALL, timeout: TIMEOUT, run: flood },
+    Test { name: "hostile/flood", needs: ALONE, timeout: TIMEOUT, run: flood },
     Test { name: "hostile/twin_elsewhere", needs: ALL, timeout: TIMEOUT, run: twin_elsewhere },
     Test {
         name: "hostile/twin_with_the_addresses",

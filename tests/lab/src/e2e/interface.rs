@@ -24,6 +24,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "interface/planned_restart", needs: ALL, timeout: LONG, run: planned_restart },
     Test { name: "interface/cannot_have_it", needs: ALL, timeout: LONG, run: cannot_have_it },
     Test { name: "interface/taken_away", needs: ALL, timeout: LONG, run: taken_away },
+    Test { name: "interface/taken_away_on_and_on", needs: ALL, timeout: LONG, run: taken_away_on_and_on },
     Test { name: "interface/others_come_and_go", needs: ALL, timeout: LONG, run: others_come_and_go },
     Test { name: "interface/no_ethernet", needs: ALL, timeout: LONG, run: no_ethernet },
 ];
@@ -254,6 +255,23 @@ fn cannot_have_it(ctx: &mut Ctx) -> Result<()> {
     whole(&lab)?;
     lab.node(&holder(&lab)?)?.kill()?;
     wait("n1 serves the address", || Ok(holder(&lab)? == "n1" && answers(&client, "fd78::100")?))?;
+    lab.down()
+}
+
+/// Where something takes the address off as often as it is put back, another node serves it.
+fn taken_away_on_and_on(ctx: &mut Ctx) -> Result<()> {
+    let lab = lab(ctx)?;
+    let held = holder(&lab)?;
+    let node = lab.node(&held)?;
+    shell(
+        &node,
+        "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do ip addr del 10.78.0.100/24 dev svc0; done 2>&-; true",
+    )?;
+    let client = lab.node("client")?;
+    wait("another node serves the address", || Ok(holder(&lab)? != held && answers(&client, ADDRESS)?))?;
+    let why = status(&node)?.addresses[0].error.clone().unwrap_or_default();
+    ensure!(why.contains("again and again"), "{held} says {why:?}");
+    wait(&format!("{held} is able again"), || Ok(status(&node)?.addresses[0].error.is_none()))?;
     lab.down()
 }
 

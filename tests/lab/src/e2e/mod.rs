@@ -50,10 +50,15 @@ pub enum Need {
     Bpf,
     /// The daemon's program, built next to this one.
     Daemon,
+    /// The whole machine: it takes all cores, or sets the clock. No other test runs beside it.
+    Machine,
 }
 
 /// All that a test of the daemons on XDP needs.
 pub const ALL: &[Need] = &[Need::Root, Need::Bpf, Need::Daemon];
+
+/// The same, and nothing beside it.
+pub const ALONE: &[Need] = &[Need::Root, Need::Bpf, Need::Daemon, Need::Machine];
 
 /// What a test is given.
 #[derive(Debug)]

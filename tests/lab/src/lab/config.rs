@@ -64,6 +64,9 @@ fn text(spec: &LabSpec) -> String {
     for address in &spec.addresses {
         let interface = interface(SERVICE);
         _ = writeln!(toml, "\n[[address]]\naddress = \"{address}\"\ninterface = \"{interface}\"");
+        if spec.failback {
+            toml.push_str("failback = true\n");
+        }
     }
     toml
 }

@@ -73,6 +73,9 @@ pub struct LabSpec {
     /// Service addresses with their prefixes, on the nodes' `svc0`.
     #[serde(default)]
     pub addresses: Vec<String>,
+    /// They go back to the lowest node.
+    #[serde(default)]
+    pub failback: bool,
     /// The text of the whole configuration, in place of the one that is made from all the above.
     pub config: Option<String>,
 }
@@ -89,6 +92,7 @@ impl Default for LabSpec {
             cluster_extra: BTreeMap::new(),
             link_extra: BTreeMap::new(),
             addresses: vec![ADDRESS.to_owned()],
+            failback: false,
             config: None,
         }
     }

@@ -63,12 +63,14 @@ pub(crate) struct Failover {
     /// The longest time between two answers in a run; where the address moves, until the fault is mended.
     longest_silence_ms: Quantiles,
     /// The longest time in a run in which no request was answered: the same without what the machine stood still.
-    longest_unanswered_ms: Quantiles,
+    pub(crate) longest_unanswered_ms: Quantiles,
     /// From the last packet that passed the former holder's gate to the first that passed the next one's.
     gate_gap_ms: Quantiles,
     gate_dropped: u64,
     lease_lapses: u64,
     answers: usize,
+    /// Requests to each node, in a second.
+    asked_per_s: f64,
     machine: MachineReport,
     /// Runs that took more than twice the median, and silences above 3 ms of an address that stays; with the machine's
     /// stall at that time, if there was one.
@@ -144,7 +146,7 @@ impl Bench<'_> {
             thread::sleep(LOOK_ON);
             all.push(self.one(&prober, &tenures, &holder)?);
         }
-        self.result(&all, machine, load)
+        Ok(Failover { asked_per_s: prober.asked_per_s(), ..self.result(&all, machine, load)? })
     }
 
     /// One fault, looked at from the client and by the gates' own logs, and mended.
@@ -231,6 +233,7 @@ impl Bench<'_> {
             gate_dropped: all.iter().map(|seen| seen.dropped).sum(),
             lease_lapses: all.iter().map(|seen| seen.lapses).sum(),
             answers: all.iter().map(|seen| seen.answers).sum(),
+            asked_per_s: 0.0,
             machine: machine.report()?,
             outliers: outliers.collect(),
             wrong: wrong.map(|(run, seen)| format!("run {run}: {:?}", seen.verdict)).collect(),

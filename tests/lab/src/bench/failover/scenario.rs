@@ -215,7 +215,11 @@ impl Strike<'_> {
             Scenario::Stall => {
                 let since = Duration::from_nanos(boottime_ns() - fault_ns);
                 thread::sleep(LONG.saturating_sub(since));
-                self.node.resume().map(drop)
+                self.node.resume()?;
+                let said = Client::connect(&self.node.socket()?)?.status()?;
+                let is_open = said.addresses.iter().any(|address| address.here == "open");
+                ensure!(!is_open, "a resumed holder finds its gate open: {:?}", said.addresses);
+                Ok(())
             }
             Scenario::Nic => service_interface(self.node, "up"),
             Scenario::Cut | Scenario::Oneway | Scenario::Deaf | Scenario::Peer | Scenario::Alone => {
