@@ -109,18 +109,16 @@ pub fn run(started: Started) -> Result<(), Refusal> {
     }
 }
 
-/// A thread that turns SIGTERM and SIGINT into a wake-up.
+/// A thread that turns SIGTERM and SIGINT into a wake-up. From the return on neither ends the process by itself.
 fn listen_for_signals(wake: Arc<OwnedFd>, asked: Arc<AtomicBool>) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut term, mut int) = {
+        let _inside = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
     std::thread::Builder::new().name("ringbeat-signal".to_owned()).spawn(move || {
         runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let (Ok(mut term), Ok(mut int)) =
-                (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-            else {
-                tracing::error!("SIGTERM and SIGINT are not heard");
-                return;
-            };
             loop {
                 tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
                 asked.store(true, Ordering::Release);

@@ -33,6 +33,7 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "daemons/handover_called_off", needs: ALL, timeout: TIMEOUT, run: handover_called_off },
     Test { name: "daemons/stopped_has_left", needs: ALL, timeout: TIMEOUT, run: stopped_has_left },
     Test { name: "daemons/one_starved", needs: ALONE, timeout: TIMEOUT, run: one_starved },
+    Test { name: "daemons/stopped_at_once", needs: ALL, timeout: TIMEOUT, run: stopped_at_once },
     Test { name: "daemons/memory_stays_locked", needs: ALL, timeout: TIMEOUT, run: memory_stays_locked },
     Test { name: "daemons/hogs_take_no_lease", needs: ALONE, timeout: TIMEOUT, run: hogs_take_no_lease },
     Test { name: "daemons/all_starved", needs: ALONE, timeout: TIMEOUT, run: all_starved },
@@ -398,6 +399,20 @@ fn unprivileged() -> StartOptions {
     let without = "-sys_nice,-ipc_lock,-sys_resource";
     let prefix = ["prlimit", "--rtprio=0", "--memlock=65536", "setpriv", "--bounding-set", without];
     StartOptions { prefix: prefix.map(str::to_owned).to_vec(), ..StartOptions::default() }
+}
+
+/// A daemon that is stopped as soon as it answers ends in order, however young it is.
+fn stopped_at_once(ctx: &mut Ctx) -> Result<()> {
+    let lab = cluster(ctx, ctx.spec())?;
+    let n2 = lab.node("n2")?;
+    for round in 1..=5 {
+        n2.stop(PATIENCE)?;
+        let left = [n2.socket()?, n2.pins()?].into_iter().find(|path| path.exists());
+        ensure!(left.is_none(), "round {round}: {left:?} outlives a daemon that was asked to stop");
+        n2.start(&StartOptions::default())?;
+        n2.wait_ready(PATIENCE)?;
+    }
+    lab.down()
 }
 
 /// The look at what is locked comes once a second, and finds it within its bound.
