@@ -67,7 +67,10 @@ fn status(runtime: &Runtime) -> Status {
     let mut warnings = started.warnings.clone();
     if realtime::is_over_budget() {
         realtime.granted = false;
-        "normal: given up".clone_into(&mut realtime.probe);
+        // In SCHED_DEADLINE it has a watch of its own.
+        if realtime.probe.starts_with("fifo") || realtime::is_breathless() {
+            "normal: given up".clone_into(&mut realtime.probe);
+        }
         warnings.push("real-time scheduling was given up: a thread ran over its budget".to_owned());
     } else if !realtime.granted && realtime.probe != STARTING && started.config.cluster().realtime() {
         warnings.push(format!("probes: {}; memory: {}", realtime.probe, realtime.memory));
@@ -234,11 +237,12 @@ fn edge(runtime: &Runtime, link: u8, slot: u8) -> EdgeReport {
     };
     let (mut lost, mut cell) = read();
     for _ in 1..LOSS_READINGS {
-        // A probe that leaves in the middle of a reading looks lost in that one.
-        if lost != 0 {
-            let (again, newer) = read();
-            (lost, cell) = (lost.min(again), newer);
+        if lost == 0 {
+            break;
         }
+        // A probe that leaves in the middle of a reading looks lost in that one.
+        let (again, newer) = read();
+        (lost, cell) = (lost.min(again), newer);
     }
     let (sent, answered) = (cell.counters.probes_sent, cell.counters.answers);
     EdgeReport {

@@ -217,30 +217,11 @@ impl Fight {
 mod tests {
     use super::*;
 
-    const CONFIGURATION: &str = r#"
-[cluster]
-name = "test"
-node = "n1"
-[[link]]
-id = 0
-interface = "hb0"
-network = "10.77.0.0/24"
-[[node]]
-id = 1
-name = "n1"
-addresses = ["10.77.0.1"]
-[[node]]
-id = 2
-name = "n2"
-addresses = ["10.77.0.2"]
-[[address]]
-address = "10.78.0.100/24"
-interface = "svc0"
-"#;
-
     #[test]
     fn announcements_are_several_and_spaced() {
-        let config = ringbeat_config::Config::parse(CONFIGURATION, "test", None).expect("a configuration");
+        let example = include_str!("../../config/example.toml");
+        let config =
+            ringbeat_config::Config::parse(example, "example.toml", Some("n1")).expect("the example");
         let mut place = Place::new(config.services()[0].clone());
         let start = Instant::now();
         place.wish(Wish::Held(1));

@@ -38,6 +38,7 @@ const THREADS_MAX: usize = 4;
 
 static THREADS: [AtomicI32; THREADS_MAX] = [const { AtomicI32::new(0) }; THREADS_MAX];
 static OVER_BUDGET: AtomicBool = AtomicBool::new(false);
+static BREATHLESS: AtomicBool = AtomicBool::new(false);
 static LOCKED: AtomicBool = AtomicBool::new(false);
 
 /// What SCHED_DEADLINE gives a thread: so much CPU time, before others, in each period.
@@ -126,20 +127,31 @@ pub fn is_over_budget() -> bool {
 /// Whether a thread still sleeps now and then.
 #[derive(Debug, Default)]
 pub struct Breath {
-    /// The thread's CPU time when it slept last, in ns.
-    slept_at_ns: u64,
+    /// The thread's CPU time when it first found no time to sleep, in ns.
+    held_since_ns: Option<u64>,
 }
 
 impl Breath {
-    /// To be called in each round. A thread that has not slept for the time of the budget is put back to normal scheduling.
+    /// To be called in each round. A thread that has not slept for the time of the budget is put back to normal scheduling,
+    /// whatever has become of the others.
     pub fn taken(&mut self, has_slept: bool) {
-        let used_ns = thread_cpu_ns();
         if has_slept {
-            self.slept_at_ns = used_ns;
-        } else if used_ns > self.slept_at_ns + BUDGET_US * 1000 && !OVER_BUDGET.swap(true, Ordering::AcqRel) {
+            self.held_since_ns = None;
+            return;
+        }
+        let used_ns = thread_cpu_ns();
+        if used_ns > *self.held_since_ns.get_or_insert(used_ns) + BUDGET_US * 1000 {
+            self.held_since_ns = None;
+            BREATHLESS.store(true, Ordering::Release);
+            OVER_BUDGET.store(true, Ordering::Release);
             let _ = schedule(0, libc::SCHED_OTHER, 0);
         }
     }
+}
+
+/// Whether a [`Breath`] has ended real-time scheduling: that of the thread of the probes.
+pub fn is_breathless() -> bool {
+    BREATHLESS.load(Ordering::Acquire)
 }
 
 fn thread_cpu_ns() -> u64 {
@@ -249,11 +261,13 @@ mod tests {
         let start_ns = super::thread_cpu_ns();
         breath.taken(true);
         breath.taken(false);
-        assert!(!super::is_over_budget());
+        assert!(!super::is_breathless());
+        // That others have given up is no reason to go on.
+        super::OVER_BUDGET.store(true, super::Ordering::Release);
         while super::thread_cpu_ns() < start_ns + super::BUDGET_US * 1000 + 1_000_000 {
             std::hint::spin_loop();
         }
         breath.taken(false);
-        assert!(super::is_over_budget());
+        assert!(super::is_breathless() && super::is_over_budget());
     }
 }

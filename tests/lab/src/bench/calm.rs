@@ -46,7 +46,8 @@ pub(super) struct Calm {
     lapses: Vec<Lapse>,
     /// All that was told, by kind.
     told: BTreeMap<String, usize>,
-    /// Each peer and link that was told as down, and each lease that was told as lost, with the machine's stall at that time, if there was one.
+    /// Each peer and link that was told as down, and each lease that was told as lost, with the machine's stall at that
+    /// time, if there was one.
     alarms: Vec<Alarm>,
     /// Round trips of all peers on all links, since the daemons' start.
     rtt_us: Trips,

@@ -1,7 +1,10 @@
 //! Service addresses on interfaces: taken off wherever they are, put back where somebody took them away, and given to
 //! another node where they cannot be put.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use ringbeat_control::Status;
@@ -25,6 +28,12 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "interface/cannot_have_it", needs: ALL, timeout: LONG, run: cannot_have_it },
     Test { name: "interface/taken_away", needs: ALL, timeout: LONG, run: taken_away },
     Test { name: "interface/taken_away_on_and_on", needs: ALL, timeout: LONG, run: taken_away_on_and_on },
+    Test {
+        name: "interface/nobody_else_can_have_it",
+        needs: ALL,
+        timeout: LONG,
+        run: nobody_else_can_have_it,
+    },
     Test { name: "interface/others_come_and_go", needs: ALL, timeout: LONG, run: others_come_and_go },
     Test { name: "interface/no_ethernet", needs: ALL, timeout: LONG, run: no_ethernet },
 ];
@@ -258,15 +267,39 @@ fn cannot_have_it(ctx: &mut Ctx) -> Result<()> {
     lab.down()
 }
 
+/// Takes the address off as often as it is put back, for three seconds.
+const TAKES_OFF: &str = "end=$(($(date +%s) + 3)); \
+     while [ $(date +%s) -lt $end ]; do ip addr del 10.78.0.100/24 dev svc0; done 2>&-; true";
+
+/// The only node that could serve the address goes on trying, however often it is taken off, and leaves it to nobody.
+fn nobody_else_can_have_it(ctx: &mut Ctx) -> Result<()> {
+    let lab = lab(ctx)?;
+    let held = holder(&lab)?;
+    let node = lab.node(&held)?;
+    for other in lab.nodes().filter(|node| node.name() != held) {
+        shell(&other, "ip link set svc0 down")?;
+        wait("the others are not able", || Ok(status(&other)?.addresses[0].error.is_some()))?;
+    }
+    let mut ear = Ear::on(&node)?;
+    let view = status(&node)?.view;
+    shell(&node, TAKES_OFF)?;
+    ear.hears(&format!("address_failed {held}"))?;
+    let begin = Instant::now();
+    let client = lab.node("client")?;
+    wait("it serves the address again", || Ok(is_anywhere(&node)? && answers(&client, ADDRESS)?))?;
+    // A bar would have lasted for ten.
+    ensure!(begin.elapsed() < Duration::from_secs(5), "only after {:?}", begin.elapsed());
+    let said = status(&node)?;
+    ensure!(said.view == view && is_open(&said), "it gave way to nobody: {said:?}");
+    lab.down()
+}
+
 /// Where something takes the address off as often as it is put back, another node serves it.
 fn taken_away_on_and_on(ctx: &mut Ctx) -> Result<()> {
     let lab = lab(ctx)?;
     let held = holder(&lab)?;
     let node = lab.node(&held)?;
-    shell(
-        &node,
-        "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do ip addr del 10.78.0.100/24 dev svc0; done 2>&-; true",
-    )?;
+    shell(&node, TAKES_OFF)?;
     let client = lab.node("client")?;
     wait("another node serves the address", || Ok(holder(&lab)? != held && answers(&client, ADDRESS)?))?;
     let why = status(&node)?.addresses[0].error.clone().unwrap_or_default();

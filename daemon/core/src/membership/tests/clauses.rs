@@ -3,14 +3,20 @@
 use super::*;
 use crate::membership::message::Message;
 
-/// Whether a view was installed anywhere before all of its members had announced it.
-fn installs_early(mutation: Mutation) -> bool {
+/// Three nodes in one view, each without that clause.
+fn three(mutation: Mutation) -> Cluster {
     let mut cluster = Cluster::new(0, 1);
     cluster.mutation = mutation;
     for own in 0..3 {
         cluster.boot(own, 3, 1, 0, |config| config.resources = vec![ResourceConfig { failback: false }]);
     }
     cluster.up();
+    cluster
+}
+
+/// Whether a view was installed anywhere before all of its members had announced it.
+fn installs_early(mutation: Mutation) -> bool {
+    let mut cluster = three(mutation);
     cluster.machines.remove(&0);
     cluster.look();
     cluster.run(50);
@@ -26,12 +32,7 @@ fn a_view_is_installed_once_all_of_its_members_have_announced_it() {
 
 /// Whether a node whose choice is another one announces what somebody else has.
 fn follows_anything(mutation: Mutation) -> bool {
-    let mut cluster = Cluster::new(0, 1);
-    cluster.mutation = mutation;
-    for own in 0..3 {
-        cluster.boot(own, 3, 1, 0, |config| config.resources = vec![ResourceConfig { failback: false }]);
-    }
-    cluster.up();
+    let mut cluster = three(mutation);
     assert_eq!(cluster.views(), [0b111; 3]);
     // It hears 2 no more, and that 0 still proposes all three is news of before.
     let installed = *cluster.machines[&1].installed();
