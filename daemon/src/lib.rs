@@ -22,4 +22,5 @@ pub mod reserve;
 pub mod runtime;
 pub mod sockets;
 pub mod start;
+pub mod stop;
 pub mod sys;

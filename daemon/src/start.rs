@@ -1,5 +1,5 @@
-//! Everything that can refuse to be, in the order in which it costs the cluster least: configuration, lock, interfaces,
-//! sockets, pins, programs, disk. The plane is still closed at the end of it.
+//! Everything that can refuse to be, in the order in which it costs the cluster least: signals, configuration, lock,
+//! interfaces, sockets, pins, programs, disk. The plane is still closed at the end of it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -29,6 +29,7 @@ use crate::plane::{Gated, Identity, KernelPlane, Others, Plane, PlaneLink, Socke
 use crate::probe::{self, Book};
 use crate::reserve::{self, Reserve};
 use crate::sockets::LinkSockets;
+use crate::stop::Stop;
 use crate::sys::clock::boot_ns;
 use crate::sys::realtime::{self, LOOP_PRIORITY, PROBE_PRIORITY, Share};
 use crate::sys::socket::interface_index;
@@ -75,6 +76,8 @@ pub struct Started {
     pub others: Option<Others>,
     /// Wakes the main loop.
     pub wake: Arc<OwnedFd>,
+    /// Whether this daemon was asked to stop.
+    pub stop: Stop,
     /// What is not as it should be.
     pub warnings: Vec<String>,
     /// The main loop was refused what it asked for.
@@ -91,6 +94,11 @@ pub struct Started {
 
 /// Starts everything, up to the closed plane.
 pub fn start(path: &Path) -> Result<Started, Refusal> {
+    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+    let wake =
+        Arc::new(wake.map_err(|error| Refusal::because(Exit::Failed, format!("no eventfd: {error}")))?);
+    let stop = Stop::listen(Arc::clone(&wake))
+        .map_err(|error| Refusal::because(Exit::Failed, format!("no signals: {error}")))?;
     let (config, key) = load(path)?;
     let (locks, ran_before) = lock(&config)?;
     let links = interfaces(&config)?;
@@ -107,9 +115,6 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let book = Arc::new(Book::default());
     let mut warnings = Vec::new();
     let granted = Arc::new(Mutex::new(prepare_realtime(&config)));
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-    let wake =
-        Arc::new(wake.map_err(|error| Refusal::because(Exit::Failed, format!("no eventfd: {error}")))?);
     let lease_ns = u64::from(config.lease_us()) * 1000;
     let reserve = Reserve::open(config.cluster().state(), lease_ns, Arc::clone(&wake))
         .map_err(|error| Refusal::new(Exit::State, &error))?;
@@ -182,6 +187,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         actions,
         others,
         wake,
+        stop,
         warnings,
         loop_is_normal,
         realtime: granted,

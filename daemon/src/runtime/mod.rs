@@ -10,7 +10,6 @@ mod looks;
 mod views;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use ringbeat_common::event::LEASE_CELL;
@@ -86,9 +85,7 @@ pub struct Runtime {
 
 /// Runs until a signal ends it.
 pub fn run(started: Started) -> Result<(), Refusal> {
-    let (wake, asked) = (Arc::clone(&started.wake), Arc::new(AtomicBool::new(false)));
-    listen_for_signals(Arc::clone(&wake), Arc::clone(&asked))
-        .map_err(|error| Refusal::because(Exit::Failed, format!("no signals: {error}")))?;
+    let wake = Arc::clone(&started.wake);
     let mut runtime = Runtime::new(started);
     runtime.open()?;
     loop {
@@ -99,7 +96,7 @@ pub fn run(started: Started) -> Result<(), Refusal> {
         runtime.take_timeouts(now_ns);
         runtime.end_handover(now_ns);
         runtime.answer_all();
-        if asked.swap(false, Ordering::AcqRel) {
+        if runtime.started.stop.take() {
             runtime.leave(now_ns);
         }
         runtime.round_max_ns = runtime.round_max_ns.max(boot_ns() - now_ns);
@@ -107,26 +104,6 @@ pub fn run(started: Started) -> Result<(), Refusal> {
             return runtime.end();
         }
     }
-}
-
-/// A thread that turns SIGTERM and SIGINT into a wake-up. From the return on neither ends the process by itself.
-fn listen_for_signals(wake: Arc<OwnedFd>, asked: Arc<AtomicBool>) -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut term, mut int) = {
-        let _inside = runtime.enter();
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    std::thread::Builder::new().name("ringbeat-signal".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            loop {
-                tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
-                asked.store(true, Ordering::Release);
-                let _ = rustix::io::write(&*wake, &1u64.to_ne_bytes());
-            }
-        });
-    })?;
-    Ok(())
 }
 
 impl Runtime {

@@ -22,7 +22,7 @@ use crate::{
 
 /// Exit code of a test that was skipped.
 const SKIPPED: u8 = 77;
-/// What labs of tests are called: the prefix, the runner's pid, the test's place in the table.
+/// What labs of tests are called: the prefix, the runner's pid, the number of the run: no two of one name at a time.
 const PREFIX: &str = "e2e";
 /// Lines of each node's log that are shown for a failed test.
 const LOG_LINES: usize = 30;
@@ -54,13 +54,13 @@ enum Verdict {
 
 /// Runs the tests that the arguments choose.
 pub fn run(args: &E2eArgs) -> Result<ExitCode> {
-    let chosen: Vec<(usize, &Test)> = groups().enumerate().filter(|(_, test)| matches(args, test)).collect();
+    let chosen: Vec<&Test> = groups().filter(|test| matches(args, test)).collect();
     if args.list {
-        chosen.iter().for_each(|(_, test)| println!("{}", test.name));
+        chosen.iter().for_each(|test| println!("{}", test.name));
         return Ok(ExitCode::SUCCESS);
     }
     sweep()?;
-    let runs = || (0..args.repeat).flat_map(|_| chosen.iter().copied());
+    let runs = || (0..args.repeat).flat_map(|_| chosen.iter().copied()).enumerate();
     let alone = |test: &Test| test.needs.contains(&Need::Machine);
     let tally = Mutex::new(Tally::default());
     let beside: Mutex<VecDeque<(usize, &Test)>> =
@@ -69,8 +69,8 @@ pub fn run(args: &E2eArgs) -> Result<ExitCode> {
     thread::scope(|scope| {
         let jobs = (0..args.jobs.max(1)).map(|_| {
             scope.spawn(|| -> Result<()> {
-                while let Some((place, test)) = next() {
-                    one(args, place, test, &tally)?;
+                while let Some((number, test)) = next() {
+                    one(args, number, test, &tally)?;
                 }
                 Ok(())
             })
@@ -78,8 +78,8 @@ pub fn run(args: &E2eArgs) -> Result<ExitCode> {
         let jobs: Vec<_> = jobs.collect();
         jobs.into_iter().try_for_each(|job| job.join().map_err(|_| anyhow!("a job panicked"))?)
     })?;
-    for (place, test) in runs().filter(|(_, test)| alone(test)) {
-        one(args, place, test, &tally)?;
+    for (number, test) in runs().filter(|(_, test)| alone(test)) {
+        one(args, number, test, &tally)?;
     }
     let Tally { passed, failed, skipped } = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("{passed} passed, {failed} failed, {skipped} skipped");
@@ -94,10 +94,10 @@ struct Tally {
 }
 
 /// Runs one test, tells how it went, and counts it.
-fn one(args: &E2eArgs, place: usize, test: &Test, tally: &Mutex<Tally>) -> Result<()> {
+fn one(args: &E2eArgs, number: usize, test: &Test, tally: &Mutex<Tally>) -> Result<()> {
     let begin = Instant::now();
     let mut shown = String::new();
-    let lab = format!("{PREFIX}.{}.{place}", std::process::id());
+    let lab = format!("{PREFIX}.{}.{number}", std::process::id());
     let verdict = match missing(test.needs) {
         Some(reason) => Verdict::Skipped(reason),
         None => isolated(test, &lab, args.keep, &mut shown)?,
