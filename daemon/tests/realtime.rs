@@ -2,6 +2,8 @@
 //!
 //! Alone in its file: the budget is the process's.
 
+mod common;
+
 use std::time::{Duration, Instant};
 
 use ringbeatd::sys::realtime::{enter, is_over_budget, set_budget};
@@ -11,9 +13,7 @@ fn over_budget_is_back_to_normal() {
     set_budget().expect("a budget");
     let ran_away = std::thread::spawn(|| {
         if let Err(error) = enter(1) {
-            assert!(std::env::var_os("CI").is_none(), "CI must run this: {error}");
-            eprintln!("skipped: {error}");
-            return;
+            return common::skipped(error);
         }
         assert!(!is_over_budget());
         let end = Instant::now() + Duration::from_secs(4);

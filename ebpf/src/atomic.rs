@@ -10,7 +10,7 @@ use core::ptr;
 /// # Safety
 /// `at` points to an aligned word of a map value, checked by the verifier.
 #[inline(always)]
-pub unsafe fn swap(at: *mut u64, old: u64, new: u64) -> bool {
+pub(crate) unsafe fn swap(at: *mut u64, old: u64, new: u64) -> bool {
     // SAFETY: the caller's.
     unsafe { atomic_cxchg::<u64, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(at, old, new).1 }
 }
@@ -20,7 +20,7 @@ pub unsafe fn swap(at: *mut u64, old: u64, new: u64) -> bool {
 /// # Safety
 /// As [`swap`].
 #[inline(always)]
-pub unsafe fn add(at: *mut u64, more: u64) -> u64 {
+pub(crate) unsafe fn add(at: *mut u64, more: u64) -> u64 {
     // SAFETY: the caller's.
     unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::SeqCst }>(at, more) }.wrapping_add(more)
 }
@@ -30,7 +30,7 @@ pub unsafe fn add(at: *mut u64, more: u64) -> u64 {
 /// # Safety
 /// As [`swap`].
 #[inline(always)]
-pub unsafe fn load(at: *const u64) -> u64 {
+pub(crate) unsafe fn load(at: *const u64) -> u64 {
     // SAFETY: the caller's.
     unsafe { ptr::read_volatile(at) }
 }
@@ -40,7 +40,7 @@ pub unsafe fn load(at: *const u64) -> u64 {
 /// # Safety
 /// As [`swap`].
 #[inline(always)]
-pub unsafe fn store(at: *mut u64, value: u64) {
+pub(crate) unsafe fn store(at: *mut u64, value: u64) {
     // SAFETY: the caller's.
     unsafe { ptr::write_volatile(at, value) }
 }

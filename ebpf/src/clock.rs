@@ -17,14 +17,14 @@ static CLOCK_OFFSET: u64 = 0;
 
 /// Now.
 #[inline(always)]
-pub fn now_ns() -> u64 {
+pub(crate) fn now_ns() -> u64 {
     // SAFETY: statics of this object; the helper reads the clock.
     unsafe { clock::skewed(bpf_ktime_get_boot_ns(), rate(), read_volatile(&raw const CLOCK_OFFSET)) }
 }
 
 /// A point of this node's clock that is still to come, as the kernel's timers take it.
 #[inline(always)]
-pub fn true_point(at_ns: u64, now_ns: u64) -> u64 {
+pub(crate) fn true_point(at_ns: u64, now_ns: u64) -> u64 {
     // SAFETY: reads the clock.
     unsafe { bpf_ktime_get_boot_ns() + clock::true_length(at_ns.saturating_sub(now_ns), rate()) }
 }

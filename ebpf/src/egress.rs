@@ -21,7 +21,7 @@ use crate::{Outcome, atomic, clock, maps};
 
 /// Completes a probe; everything else passes untouched.
 #[inline(always)]
-pub fn send(ctx: &TcContext) -> Outcome {
+pub(crate) fn send(ctx: &TcContext) -> Outcome {
     let Some(place) = locate(ctx.data(), ctx.data_end()) else { return Outcome::Pass };
     let Some(link) = maps::LINKS.get(u32::from(place.link)) else { return Outcome::Pass };
     // SAFETY: the kernel keeps the context for the program's run.

@@ -26,14 +26,14 @@ const EBUSY: i64 = -16;
 #[derive(Clone, Copy)]
 #[repr(C)]
 #[allow(non_camel_case_types, reason = "the verifier looks for the C name")]
-pub struct bpf_timer {
+pub(crate) struct bpf_timer {
     opaque: [u64; 2],
 }
 
 /// A value of its own: a write from user space would kill the timer.
 #[derive(Clone, Copy)]
 #[repr(C)]
-pub struct Alarm {
+pub(crate) struct Alarm {
     timer: bpf_timer,
 }
 
@@ -42,7 +42,7 @@ static ALARM: Array<Alarm, 1, 0> = Array::new();
 
 /// Starts the timer. Gives XDP_PASS, or XDP_ABORTED when the kernel has no timer for us.
 #[inline(always)]
-pub fn arm() -> u32 {
+pub(crate) fn arm() -> u32 {
     let (Some(alarm), Some(tick)) = (ALARM.get_ptr_mut(0), maps::TICK.get_ptr_mut(0)) else {
         return xdp_action::XDP_ABORTED;
     };

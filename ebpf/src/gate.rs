@@ -54,7 +54,7 @@ struct Arp {
 
 /// Whether a packet may leave.
 #[inline(always)]
-pub fn passes_out(ctx: &TcContext) -> bool {
+pub(crate) fn passes_out(ctx: &TcContext) -> bool {
     if is_foreign(ctx, IPV4_ADDRESSES + 3, IPV6_ADDRESSES + 15) {
         return true;
     }
@@ -73,7 +73,7 @@ pub fn passes_out(ctx: &TcContext) -> bool {
 /// interface (the weak host model, RFC 1122, section 3.3.4.2), and such answers are this node's; what it forwards for
 /// others, the address's present holder among them, is not.
 #[inline(always)]
-pub fn passes_local(ctx: &TcContext) -> bool {
+pub(crate) fn passes_local(ctx: &TcContext) -> bool {
     // SAFETY: the kernel keeps the context for the program's run.
     let forwarded = unsafe { (*ctx.skb.skb).ingress_ifindex } != 0;
     forwarded || passes_out(ctx)
@@ -81,7 +81,7 @@ pub fn passes_local(ctx: &TcContext) -> bool {
 
 /// Whether a packet may come in.
 #[inline(always)]
-pub fn passes_in(ctx: &TcContext) -> bool {
+pub(crate) fn passes_in(ctx: &TcContext) -> bool {
     if is_foreign(ctx, IPV4_ADDRESSES + 7, IPV6_ADDRESSES + 31) {
         return true;
     }
@@ -118,7 +118,7 @@ fn is_foreign(ctx: &TcContext, ipv4: u32, ipv6: u32) -> bool {
 
 /// Whether a packet of a cgroup may pass. A cgroup without an entry is not leased.
 #[inline(always)]
-pub fn passes_cgroup(ctx: &SkBuffContext) -> bool {
+pub(crate) fn passes_cgroup(ctx: &SkBuffContext) -> bool {
     // SAFETY: the context's own packet.
     let id = unsafe { bpf_skb_cgroup_id(ctx.skb.skb) };
     // SAFETY: a copy of one word; entries are written while the daemon closes the gate.

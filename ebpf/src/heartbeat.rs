@@ -30,7 +30,7 @@ const ETHERNET_ADDRESS: usize = 6;
 
 /// Takes a packet from the wire.
 #[inline(always)]
-pub fn receive(ctx: &XdpContext) -> Outcome {
+pub(crate) fn receive(ctx: &XdpContext) -> Outcome {
     let Some(place) = locate(ctx.data(), ctx.data_end()) else { return Outcome::Pass };
     let (Some(node), ifindex) = (maps::node(), ctx.ingress_ifindex() as u32) else { return Outcome::Pass };
     let link = match link_of(place, ifindex) {
@@ -236,7 +236,7 @@ fn measure(frame: &Frame, index: usize, now_ns: u64) {
         atomic::store(addr_of_mut!((*counters).transit_ns), transit);
         record(addr_of_mut!((*trips).round_trip), round_trip);
         if before != 0 {
-            let difference = (transit as i64).wrapping_sub(before as i64);
+            let difference = transit.cast_signed().wrapping_sub(before.cast_signed());
             record(addr_of_mut!((*trips).jitter), difference.unsigned_abs());
         }
     }
@@ -296,7 +296,7 @@ fn answer(
 
 /// The ones-complement sum of a frame.
 #[inline(always)]
-pub fn sum(frame: &mut Frame) -> u32 {
+pub(crate) fn sum(frame: &mut Frame) -> u32 {
     // SAFETY: the helper reads exactly the frame.
     unsafe { bpf_csum_diff(ptr::null_mut(), 0, addr_of_mut!(*frame).cast(), FRAME_BYTES as u32, 0) as u32 }
 }

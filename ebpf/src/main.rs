@@ -40,7 +40,7 @@ pub enum Outcome {
 
 /// The receiving end of a link.
 #[xdp]
-pub fn heartbeat(ctx: XdpContext) -> u32 {
+pub(crate) fn heartbeat(ctx: XdpContext) -> u32 {
     match heartbeat::receive(&ctx) {
         Outcome::Pass => xdp_action::XDP_PASS,
         Outcome::Answered => xdp_action::XDP_TX,
@@ -56,7 +56,7 @@ pub fn heartbeat(ctx: XdpContext) -> u32 {
 
 /// The sending end of a link: completes probes.
 #[classifier]
-pub fn egress(ctx: TcContext) -> i32 {
+pub(crate) fn egress(ctx: TcContext) -> i32 {
     match egress::send(&ctx) {
         Outcome::Pass | Outcome::Answered => TCX_NEXT,
         Outcome::Taken => TC_ACT_SHOT,
@@ -69,49 +69,49 @@ pub fn egress(ctx: TcContext) -> i32 {
 
 /// The gate of leased addresses, towards the wire.
 #[classifier]
-pub fn gate_out(ctx: TcContext) -> i32 {
+pub(crate) fn gate_out(ctx: TcContext) -> i32 {
     if gate::passes_out(&ctx) { TCX_NEXT } else { TC_ACT_SHOT }
 }
 
 /// The same gate, from the wire.
 #[classifier]
-pub fn gate_in(ctx: TcContext) -> i32 {
+pub(crate) fn gate_in(ctx: TcContext) -> i32 {
     if gate::passes_in(&ctx) { TCX_NEXT } else { TC_ACT_SHOT }
 }
 
 /// The gate on interfaces that are not the address's own, for what this node itself sends.
 #[classifier]
-pub fn gate_local(ctx: TcContext) -> i32 {
+pub(crate) fn gate_local(ctx: TcContext) -> i32 {
     if gate::passes_local(&ctx) { TCX_NEXT } else { TC_ACT_SHOT }
 }
 
 /// The gate of a leased service: all packets of its cgroup, in and out.
 #[cgroup_skb]
-pub fn gate_cgroup(ctx: SkBuffContext) -> i32 {
+pub(crate) fn gate_cgroup(ctx: SkBuffContext) -> i32 {
     gate::passes_cgroup(&ctx) as i32
 }
 
 /// Starts the expiry timer, or hands it to this program after a replacement; run by the daemon, never attached.
 #[xdp]
-pub fn arm(_ctx: XdpContext) -> u32 {
+pub(crate) fn arm(_ctx: XdpContext) -> u32 {
     expiry::arm()
 }
 
 /// Registers the calling process as the daemon; run by the daemon, never attached.
 #[raw_tracepoint]
-pub fn register(_ctx: RawTracePointContext) -> i32 {
+pub(crate) fn register(_ctx: RawTracePointContext) -> i32 {
     obituary::register()
 }
 
 /// A thread exits.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
-pub fn obituary(ctx: RawTracePointContext) -> i32 {
+pub(crate) fn obituary(ctx: RawTracePointContext) -> i32 {
     obituary::exited(ctx.arg::<u64>(1) & 1 != 0)
 }
 
 /// A process replaces its image: the daemon is no more.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
-pub fn obituary_exec(_ctx: RawTracePointContext) -> i32 {
+pub(crate) fn obituary_exec(_ctx: RawTracePointContext) -> i32 {
     obituary::exited(true)
 }
 

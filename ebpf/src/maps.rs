@@ -22,55 +22,55 @@ const MAPPED: usize = 1024;
 
 /// This node. Written by the daemon.
 #[btf_map]
-pub static NODE: Array<Node, 1, MAPPED> = Array::new();
+pub(crate) static NODE: Array<Node, 1, MAPPED> = Array::new();
 /// The daemon's life. Written by the obituaries, by registration, and its beat by the daemon.
 #[btf_map]
-pub static LATCH: Array<Latch, 1, MAPPED> = Array::new();
+pub(crate) static LATCH: Array<Latch, 1, MAPPED> = Array::new();
 /// The links. Written by the daemon while the plane is closed.
 #[btf_map]
-pub static LINKS: Array<Link, LINKS_MAX, MAPPED> = Array::new();
+pub(crate) static LINKS: Array<Link, LINKS_MAX, MAPPED> = Array::new();
 /// The keys in force; a key of zeros is none. Written by the daemon.
 #[btf_map]
-pub static KEYS: Array<[u64; 2], KEYS_MAX, 0> = Array::new();
+pub(crate) static KEYS: Array<[u64; 2], KEYS_MAX, 0> = Array::new();
 /// What is known of each peer on each link, under its lock.
 #[btf_map]
-pub static SLOTS: Array<Slot, SLOTS_MAX, 0> = Array::new();
+pub(crate) static SLOTS: Array<Slot, SLOTS_MAX, 0> = Array::new();
 /// What the timer scans.
 #[btf_map]
-pub static WATCHES: Array<Watches, 1, MAPPED> = Array::new();
+pub(crate) static WATCHES: Array<Watches, 1, MAPPED> = Array::new();
 /// The timer's book. Written by the timer.
 #[btf_map]
-pub static TICK: Array<Tick, 1, MAPPED> = Array::new();
+pub(crate) static TICK: Array<Tick, 1, MAPPED> = Array::new();
 /// Counts of each cell; added to by both ends of the link.
 #[btf_map]
-pub static COUNTERS: Array<Counters, SLOTS_MAX, MAPPED> = Array::new();
+pub(crate) static COUNTERS: Array<Counters, SLOTS_MAX, MAPPED> = Array::new();
 /// Round trips and jitter of each cell. Written by the XDP program.
 #[btf_map]
-pub static TRIPS: Array<Trips, SLOTS_MAX, MAPPED> = Array::new();
+pub(crate) static TRIPS: Array<Trips, SLOTS_MAX, MAPPED> = Array::new();
 /// Dropped frames of each link.
 #[btf_map]
-pub static DROPS: Array<Drops, LINKS_MAX, MAPPED> = Array::new();
+pub(crate) static DROPS: Array<Drops, LINKS_MAX, MAPPED> = Array::new();
 /// The lease. Written by the daemon and by both ends of the links, word by word.
 #[btf_map]
-pub static LEASE: Array<LeaseTable, 1, MAPPED> = Array::new();
+pub(crate) static LEASE: Array<LeaseTable, 1, MAPPED> = Array::new();
 /// What has passed the gates. Added to by them.
 #[btf_map]
-pub static GATE_LOGS: Array<GateLog, GATES_MAX, MAPPED> = Array::new();
+pub(crate) static GATE_LOGS: Array<GateLog, GATES_MAX, MAPPED> = Array::new();
 /// The gate of each leased address. Written by the daemon.
 #[btf_map]
-pub static ADDRESSES: HashMap<AddressKey, u64, GATES_MAX> = HashMap::new();
+pub(crate) static ADDRESSES: HashMap<AddressKey, u64, GATES_MAX> = HashMap::new();
 /// The gate of each leased service, by its cgroup's id. Written by the daemon.
 #[btf_map]
-pub static CGROUPS: HashMap<u64, u64, GATES_MAX> = HashMap::new();
+pub(crate) static CGROUPS: HashMap<u64, u64, GATES_MAX> = HashMap::new();
 /// To the daemon.
 #[btf_map]
-pub static EVENTS: RingBuf<Event, EVENT_RING_BYTES> = RingBuf::new();
+pub(crate) static EVENTS: RingBuf<Event, EVENT_RING_BYTES> = RingBuf::new();
 
 const _: () = assert!(DROPS_MAX.is_power_of_two());
 
 /// Counts a dropped frame.
 #[inline(always)]
-pub fn count_drop(link: u32, reason: Drop) {
+pub(crate) fn count_drop(link: u32, reason: Drop) {
     if let Some(drops) = DROPS.get_ptr_mut(link) {
         // SAFETY: a valid map value; the index is masked to its length.
         unsafe {
@@ -82,7 +82,7 @@ pub fn count_drop(link: u32, reason: Drop) {
 
 /// This node as it stands; each word whole. The daemon changes what belongs together only while the plane is closed.
 #[inline(always)]
-pub fn node() -> Option<Node> {
+pub(crate) fn node() -> Option<Node> {
     let node = NODE.get_ptr(0)?;
     // SAFETY: a valid map value.
     unsafe {
@@ -104,7 +104,7 @@ pub fn node() -> Option<Node> {
 
 /// The latch as it stands. The state is read first: what is set before it is seen with it.
 #[inline(always)]
-pub fn latch() -> Option<Latch> {
+pub(crate) fn latch() -> Option<Latch> {
     let latch = LATCH.get_ptr(0)?;
     // SAFETY: a valid map value.
     unsafe {
@@ -120,7 +120,7 @@ pub fn latch() -> Option<Latch> {
 }
 
 /// The lease's table, as its functions want it.
-pub struct LeaseWords(*mut u64);
+pub(crate) struct LeaseWords(*mut u64);
 
 impl Words for LeaseWords {
     #[inline(always)]
@@ -144,13 +144,13 @@ impl Words for LeaseWords {
 
 /// The lease.
 #[inline(always)]
-pub fn lease() -> Option<LeaseWords> {
+pub(crate) fn lease() -> Option<LeaseWords> {
     LEASE.get_ptr_mut(0).map(|table| LeaseWords(table.cast()))
 }
 
 /// Tells that the lease is valid now (1) or has run out (0).
 #[inline(always)]
-pub fn tell_lease(to: u64, now_ns: u64, until_ns: u64, generation: u64) {
+pub(crate) fn tell_lease(to: u64, now_ns: u64, until_ns: u64, generation: u64) {
     let event = Event {
         stamp_ns: now_ns,
         cell: LEASE_CELL,
@@ -169,7 +169,7 @@ pub fn tell_lease(to: u64, now_ns: u64, until_ns: u64, generation: u64) {
 
 /// The key of an id, if it is in force.
 #[inline(always)]
-pub fn key(id: u8) -> Option<[u64; 2]> {
+pub(crate) fn key(id: u8) -> Option<[u64; 2]> {
     let key = *KEYS.get(u32::from(id))?;
     if key[0] | key[1] == 0 { None } else { Some(key) }
 }

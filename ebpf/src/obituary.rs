@@ -14,7 +14,7 @@ use crate::{atomic, clock, maps};
 /// Makes the calling process the daemon, alive from now on. Only a daemon that has closed the plane, or that takes
 /// over a planned hand-over, calls this.
 #[inline(always)]
-pub fn register() -> i32 {
+pub(crate) fn register() -> i32 {
     let Some(at) = maps::LATCH.get_ptr_mut(0) else { return 1 };
     // SAFETY: a valid map value; the state is written last.
     unsafe {
@@ -31,7 +31,7 @@ pub fn register() -> i32 {
 
 /// A thread goes; `last` when its whole process goes with it.
 #[inline(always)]
-pub fn exited(last: bool) -> i32 {
+pub(crate) fn exited(last: bool) -> i32 {
     if !last {
         return 0;
     }

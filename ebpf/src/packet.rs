@@ -19,7 +19,7 @@ const IPV4_FRAGMENT: u16 = 0x3fff;
 
 /// A packet that has a frame's size, magic and headers.
 #[derive(Clone, Copy)]
-pub struct Place {
+pub(crate) struct Place {
     /// Offset of the IP header.
     pub ip: usize,
     /// Offset of the UDP header.
@@ -50,7 +50,7 @@ fn be16(data: usize, end: usize, offset: usize) -> Option<u16> {
 
 /// Finds the frame; `None` for every other packet, whatever is odd about it.
 #[inline(always)]
-pub fn locate(data: usize, end: usize) -> Option<Place> {
+pub(crate) fn locate(data: usize, end: usize) -> Option<Place> {
     let ethertype = be16(data, end, 12)?;
     match ethertype {
         ETHERTYPE_IPV4 => ipv4(data, end, ETHERNET_BYTES),

@@ -53,6 +53,11 @@ impl Workspace {
         Ok(Self { root, target })
     }
 
+    /// Where build output goes.
+    pub(crate) fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// The top of the source tree.
     pub(crate) fn root(&self) -> &Path {
         &self.root

@@ -98,8 +98,7 @@ impl Drop for Inside {
 fn a_leased_service_passes_while_its_lease_lasts() {
     let Some(mut gates) = Gates::new() else { return };
     let (Some(leased), Some(other)) = (Cgroup::new("leased"), Cgroup::new("other")) else {
-        assert!(std::env::var_os("CI").is_none(), "CI must run this: no cgroup v2");
-        return eprintln!("skipped: no cgroup v2");
+        return crate::common::skipped("no cgroup v2");
     };
     let mut cgroups: HashMap<MapData, u64, u64> =
         HashMap::try_from(gates.loaded.take("CGROUPS").expect("a map")).expect("a hash map");

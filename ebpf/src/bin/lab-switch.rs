@@ -37,7 +37,7 @@ static PORTS: HashMap<u32, u32> = HashMap::with_max_entries(1024, 0);
 
 /// Drops a frame whose sender is cut from the receiver behind this port; all else goes on.
 #[classifier]
-pub fn cut(ctx: TcContext) -> i32 {
+pub(crate) fn cut(ctx: TcContext) -> i32 {
     if is_cut(&ctx) { TCX_DROP } else { TCX_NEXT }
 }
 
@@ -45,7 +45,7 @@ pub fn cut(ctx: TcContext) -> i32 {
 /// only if it has an XDP program itself. Generic receive offload starts NAPI too, but then the frames stay in the
 /// ring, for nobody wakes it (seen on 6.18: counted as sent, never received).
 #[xdp]
-pub fn pass(_: XdpContext) -> u32 {
+pub(crate) fn pass(_: XdpContext) -> u32 {
     XDP_PASS
 }
 
@@ -54,7 +54,7 @@ fn is_cut(ctx: &TcContext) -> bool {
     // SAFETY: the context is the kernel's own and lives as long as the program runs.
     let port = unsafe { (*ctx.skb.skb).ifindex };
     // SAFETY: the lab writes an entry before it attaches the port, and leaves it alone from then on.
-    let Some(index) = (unsafe { PORTS.get(&port) }) else { return false };
+    let Some(index) = (unsafe { PORTS.get(port) }) else { return false };
     let Some(mask) = CUTS.get_ptr(*index) else { return false };
     // SAFETY: the pointer comes from the map; the lab's stores are aligned and of 64 bits.
     let mask = unsafe { core::ptr::read_volatile(mask) };
