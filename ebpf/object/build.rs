@@ -86,7 +86,7 @@ fn compile(root: &Path) -> Result<(), String> {
         // The tools are there, so this is a mistake in our own programs: never fall back over it.
         panic!("the kernel programs do not compile:\n{}", String::from_utf8_lossy(&output.stderr));
     }
-    for name in ["ringbeat-kernel", "ringbeat-lab-switch"] {
+    for name in ["ringbeat-kernel", "ringbeat-lab-softirqs", "ringbeat-lab-switch"] {
         fs::copy(target_dir.join(TARGET).join("release").join(name), out.join(name))
             .map_err(|error| format!("{name} was not built: {error}"))?;
     }

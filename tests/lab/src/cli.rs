@@ -69,7 +69,7 @@ enum Command {
     /// Run a command in a node, in `client` or in `switch`, and return its exit code
     Exec {
         node: String,
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        #[arg(last = true, required = true)]
         command: Vec<String>,
     },
     /// SIGKILL to the daemon

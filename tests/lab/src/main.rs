@@ -114,8 +114,10 @@ mod tests {
             good("bench")
                 && good("lab --help")
                 && good("lab -o json exec n1 -- true")
+                && good("lab exec n1 -o json -- ip -o addr")
                 && good("e2e --repeat 20 killed")
         );
+        assert!(!good("lab exec n1 true") && !good("lab exec n1 -o json"));
         assert!(!good("lab exce n1 -- ringbeat status") && !good("bench calm --second 600"));
         assert!(!good("bench detect --scenario kil") && !good("bench detect") && !good("bnech calm"));
     }

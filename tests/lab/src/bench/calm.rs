@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     BenchArgs,
-    machine::{Machine, MachineReport, Stall},
+    machine::{Machine, MachineReport, Stall, What},
     watch::{Watch, wait_for_peers},
 };
 use crate::{Lab, LabSpec, boottime_ns};
@@ -75,6 +75,7 @@ struct Alarm {
     about: Option<String>,
     silence_ms: f64,
     stall_ms: Option<f64>,
+    stall_of: Option<What>,
 }
 
 /// Leases of one node that ran out and came back between two looks at its counter.
@@ -87,13 +88,15 @@ struct Lapse {
     ended_ns: u64,
     /// The longest stall of the machine that can have to do with it.
     stall_ms: Option<f64>,
+    /// What stood still then.
+    stall_of: Option<What>,
 }
 
 /// The longest of the stalls that overlap this time.
-fn longest_in(stalls: &[Stall], since_ns: u64, until_ns: u64) -> Option<f64> {
+fn longest_in(stalls: &[Stall], since_ns: u64, until_ns: u64) -> Option<&Stall> {
     let overlapping =
         stalls.iter().filter(|stall| stall.until_ns >= since_ns && stall.since_ns() <= until_ns);
-    overlapping.map(|stall| stall.ms).max_by(f64::total_cmp)
+    overlapping.max_by(|one, other| one.ms.total_cmp(&other.ms))
 }
 
 /// Watches for so long.
@@ -179,7 +182,8 @@ impl Lapses {
             if count > 0 {
                 // Of several only the last one's time is known: the first can have been right after the look before.
                 let first_ns = if count == 1 { ended_ns } else { self.looked_ns.min(ended_ns) };
-                let lapse = Lapse { node: node.name().to_owned(), count, ended_ns, stall_ms: None };
+                let lapse =
+                    Lapse { node: node.name().to_owned(), count, ended_ns, stall_ms: None, stall_of: None };
                 self.found.push((first_ns.saturating_sub(2 * length_ns), lapse));
             }
         }
@@ -194,8 +198,9 @@ impl Lapses {
             .map(|(since_ns, mut lapse)| {
                 // A shorter one is no reason for it.
                 let length_ms = length_ns(&lapse.node) as f64 / 1e6;
-                lapse.stall_ms = longest_in(stalls, since_ns, lapse.ended_ns)
-                    .filter(|stall_ms| *stall_ms >= length_ms / 2.0);
+                let stall =
+                    longest_in(stalls, since_ns, lapse.ended_ns).filter(|stall| stall.ms >= length_ms / 2.0);
+                (lapse.stall_ms, lapse.stall_of) = (stall.map(|stall| stall.ms), stall.map(|stall| stall.of));
                 lapse
             })
             .collect()
@@ -209,7 +214,8 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
     }
     let watches = lab.nodes().map(|node| Ok((node.name().to_owned(), Watch::on(&node)?)));
     let watches = watches.collect::<Result<Vec<_>>>()?;
-    let machine = Machine::start(!args.cold, args.load, args.hogs)?;
+    let mut machine = Machine::start(!args.cold, args.load, args.hogs)?;
+    machine.watch_softirqs()?;
     let mut lapses = Lapses::of(lab)?;
     let before = Counts::read(lab)?;
     let since_ns = boottime_ns();
@@ -219,6 +225,7 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
     while Instant::now() < end {
         thread::sleep(Duration::from_millis(200));
         lapses.look(lab)?;
+        machine.look();
         for (name, watch) in &watches {
             let fresh = watch.drain()?.into_iter().filter(|event| event.told_ns >= since_ns);
             heard.extend(fresh.map(|event| (name.clone(), event)));
@@ -251,12 +258,14 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
             "lease_lost" => event.stamp_ns.saturating_sub(2 * length_ns),
             _ => event.evidence.heard_ns,
         };
+        let stall = longest_in(&stalls, since_ns, event.stamp_ns);
         Alarm {
             by: by.clone(),
             kind: event.kind.clone(),
             about: event.node.clone(),
             silence_ms: event.stamp_ns.saturating_sub(since_ns) as f64 / 1e6,
-            stall_ms: longest_in(&stalls, since_ns, event.stamp_ns),
+            stall_ms: stall.map(|stall| stall.ms),
+            stall_of: stall.map(|stall| stall.of),
         }
     });
     let alarms = alarms.collect();

@@ -16,6 +16,7 @@ use rustix::thread::{ClockId, clock_nanosleep_absolute};
 use rustix::time::{Timespec, clock_gettime};
 use serde::Serialize;
 
+use super::softirqs::Softirqs;
 use crate::sys::{
     clock::boottime_ns,
     sched::{Policy, cores, pin_to, set_policy},
@@ -33,15 +34,27 @@ const HOG_PRIORITY: i32 = 50;
 /// Stalls that are told one by one.
 const STALLS_SHOWN: usize = 20;
 
-/// A core that did not run even the highest priority for a while.
+/// What stood still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum What {
+    /// A core, or all of them: not even the highest priority ran.
+    Core,
+    /// Frames or timers that were due, put off by the kernel.
+    Softirqs,
+}
+
+/// A while in which the machine did not do what was due.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Stall {
     /// When it ended, by the boot-time clock.
     pub(super) until_ns: u64,
     /// How long it was.
     pub(super) ms: f64,
+    /// What stood still.
+    pub(super) of: What,
     /// Where; none if it was all of them.
-    core: Option<usize>,
+    pub(super) core: Option<usize>,
 }
 
 impl Stall {
@@ -62,7 +75,10 @@ pub(super) struct MachineReport {
     steal_pct: f64,
     stalls: usize,
     stall_max_ms: f64,
-    /// The longest ones.
+    /// Softirqs that were put off for so long, where that is watched.
+    softirq_stalls: usize,
+    softirq_stall_max_ms: f64,
+    /// The longest ones of both.
     longest: Vec<Stall>,
 }
 
@@ -71,6 +87,7 @@ pub(super) struct Machine {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
     stalls: Arc<Mutex<Vec<Stall>>>,
+    softirqs: Option<Softirqs>,
     before: Ticks,
     warm: bool,
     busy_loops: usize,
@@ -84,6 +101,7 @@ impl Machine {
             stop: Arc::new(AtomicBool::new(false)),
             threads: Vec::new(),
             stalls: Arc::default(),
+            softirqs: None,
             before: Ticks::read()?,
             warm,
             busy_loops: load * cores(),
@@ -117,8 +135,21 @@ impl Machine {
         self.threads.push(thread::spawn(move || work(&stop)));
     }
 
+    /// Watches softirqs, too. It costs a little of each.
+    pub(super) fn watch_softirqs(&mut self) -> Result<()> {
+        self.softirqs = Softirqs::start()?;
+        Ok(())
+    }
+
+    /// Takes up what the watch over softirqs has seen; to be called now and then.
+    pub(super) fn look(&self) {
+        let seen = self.softirqs.as_ref().map(Softirqs::drain).unwrap_or_default();
+        self.stalls.lock().unwrap_or_else(PoisonError::into_inner).extend(seen);
+    }
+
     /// The stalls so far.
     pub(super) fn stalls(&self) -> Vec<Stall> {
+        self.look();
         self.stalls.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -126,7 +157,13 @@ impl Machine {
     pub(super) fn report(&self) -> Result<MachineReport> {
         let mut longest = self.stalls();
         longest.sort_by(|one, other| other.ms.total_cmp(&one.ms));
-        let (stalls, stall_max_ms) = (longest.len(), longest.first().map_or(0.0, |stall| stall.ms));
+        let count = |what: What| {
+            let mut of = longest.iter().filter(|stall| stall.of == what);
+            let first = of.next();
+            (first.map_or(0, |_| 1 + of.count()), first.map_or(0.0, |stall| stall.ms))
+        };
+        let (stalls, stall_max_ms) = count(What::Core);
+        let (softirq_stalls, softirq_stall_max_ms) = count(What::Softirqs);
         longest.truncate(STALLS_SHOWN);
         Ok(MachineReport {
             cores: cores(),
@@ -137,6 +174,8 @@ impl Machine {
             steal_pct: Ticks::read()?.since(self.before).steal_pct(),
             stalls,
             stall_max_ms,
+            softirq_stalls,
+            softirq_stall_max_ms,
             longest,
         })
     }
@@ -184,7 +223,7 @@ fn watch(core: Option<usize>, stalls: &Mutex<Vec<Stall>>, stop: &AtomicBool) {
         let _ = clock_nanosleep_absolute(ClockId::Monotonic, &at);
         let late = monotonic_ns().saturating_sub(planned);
         if late > STALL_NS {
-            let stall = Stall { until_ns: boottime_ns(), ms: late as f64 / 1e6, core };
+            let stall = Stall { until_ns: boottime_ns(), ms: late as f64 / 1e6, of: What::Core, core };
             stalls.lock().unwrap_or_else(PoisonError::into_inner).push(stall);
             planned += late;
         }

@@ -9,6 +9,7 @@ mod detect;
 pub(crate) mod failover;
 mod machine;
 pub(crate) mod prober;
+mod softirqs;
 pub(crate) mod watch;
 
 use anyhow::Result;
