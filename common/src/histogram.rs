@@ -1,4 +1,5 @@
-//! Round trips and jitter, counted in the kernel in buckets of a quarter octave: quantiles are off by 9 % at most.
+//! Round trips and jitter, counted in the kernel in four buckets an octave: a quantile is its bucket's upper edge, and so at
+//! most 25 % too high.
 
 /// Buckets: from 256 ns to 8.6 s, four an octave.
 pub const BUCKETS: usize = 100;

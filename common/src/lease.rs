@@ -46,6 +46,10 @@ pub trait Rule {
     const END_IN_GENERATION: bool = true;
     /// Accept: what was promised to the life before is waited for.
     const WAIT_FOR_REPLACED: bool = true;
+    /// Accept: nothing more is promised under this view.
+    const REVOKE_REPLACED: bool = true;
+    /// Gate: own votes that are a quorum count once all promises to others have run out.
+    const ALONE_WAITS: bool = true;
 }
 
 /// The whole rule.
@@ -360,8 +364,9 @@ pub fn announce<R: Rule, W: Words>(words: &W, view: &View, owned: u64) -> u64 {
 /// Another life of the node in `slot` is accepted, to be done before any of its frames is: nothing more is promised to the
 /// life before, and what was is waited for by every later view, members or not. It has ended already if that life was
 /// heard to say "gone"; if it was not, the new one may be another machine with the same id, and the old one still serve.
-pub fn replace<W: Words>(words: &W, slot: u8) {
-    let promise = revoke(words, slot as usize & (NODES_MAX - 1));
+pub fn replace<R: Rule, W: Words>(words: &W, slot: u8) {
+    let slot = slot as usize & (NODES_MAX - 1);
+    let promise = if R::REVOKE_REPLACED { revoke(words, slot) } else { Promise(words.load(PROMISES + slot)) };
     if promise.until_us() > words.load(REPLACED_UNTIL_US) {
         words.store(REPLACED_UNTIL_US, promise.until_us());
     }
@@ -418,7 +423,8 @@ pub fn install<R: Rule, W: Words>(words: &W, new: &Installation<'_>) {
     words.store(OWN_VOTES, own_votes);
     words.store(QUORUM, u64::from(new.quorum));
     let alone = own_votes >= u64::from(new.quorum);
-    words.store(ALONE_FROM_NS, if alone { not_before_ns } else { u64::MAX });
+    let alone_from_ns = if R::ALONE_WAITS { not_before_ns } else { 0 };
+    words.store(ALONE_FROM_NS, if alone { alone_from_ns } else { u64::MAX });
     let mut end = 0;
     for slot in 0..NODES_MAX {
         let votes = new.votes[slot];

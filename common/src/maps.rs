@@ -59,6 +59,9 @@ pub mod latch {
     /// It lives, has done all that it had to do before a hand-over, and goes now. Whoever dies before this is gone, announced
     /// hand-over or not.
     pub const GOING: u64 = 4;
+    /// A hand-over goes on only with so much of it left at the registration: what may lie between the look at the clock and
+    /// the state, an interrupt or two, is shorter by far.
+    pub const ADOPT_LEAST_NS: u64 = 5_000_000;
 }
 
 /// `LATCH`: the registered daemon. Set by the tracepoints, looked at before any frame is sealed.

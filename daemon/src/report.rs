@@ -145,6 +145,7 @@ fn lease(runtime: &Runtime) -> LeaseReport {
         lapse_max_us,
         // An older build has counted and not said when.
         lapse_age_us: (lapse_ended_us != 0).then(|| (now_ns / 1000).saturating_sub(lapse_ended_us)),
+        lapse_ended_ns: (lapse_ended_us != 0).then(|| lapse_ended_us * 1000),
     }
 }
 
@@ -296,14 +297,15 @@ fn myself(runtime: &Runtime) -> PeerReport {
 }
 
 fn peer(runtime: &Runtime, slot: u8) -> PeerReport {
-    let newest = runtime
-        .started
-        .links
-        .iter()
-        .map(|link| runtime.started.plane.slot(link.id, slot))
-        .filter(|there| there.proof != 0)
-        .max_by_key(|there| there.peer_stamp_received);
-    let row = newest.map(|there| (there.heard, there.peer_stamp_received));
+    // The row comes with a proof of life. Frames that prove nothing, because this node's own do not arrive, leave it as old
+    // as it is.
+    let proofs = runtime.started.links.iter().map(|link| {
+        let plane = &runtime.started.plane;
+        (plane.cell(link.id, slot).watch.heard_ns, plane.slot(link.id, slot))
+    });
+    let newest = proofs.filter(|(_, there)| there.proof != 0).max_by_key(|(heard_ns, _)| *heard_ns);
+    let row = newest.map(|(heard_ns, there)| (there.heard, heard_ns));
+    let newest = newest.map(|(_, there)| there);
     let links = runtime.started.links.iter();
     PeerReport {
         id: slot + 1,

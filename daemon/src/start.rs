@@ -100,7 +100,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let stop = Stop::listen(Arc::clone(&wake))
         .map_err(|error| Refusal::because(Exit::Failed, format!("no signals: {error}")))?;
     let (config, key) = load(path)?;
-    let (locks, ran_before) = lock(&config)?;
+    let locks = lock(&config)?;
     let links = interfaces(&config)?;
     let own = config.own().slot();
     let derived = keys::derive(key.as_bytes(), config.cluster().name());
@@ -137,7 +137,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let clean = reserve::take_clean(&clean_note);
     // A table that a daemon made and did not come to fill tells nothing.
     let knows = kept && plane.lease().knows();
-    let quiet_until_ns = if knows || clean { 0 } else { quiet_until_ns(&reserve, ran_before) };
+    let quiet_until_ns = if knows || clean { 0 } else { quiet_until_ns(&reserve) };
     if quiet_until_ns != 0 {
         plane.lease().adopt_unknown(quiet_until_ns);
     }
@@ -233,13 +233,12 @@ fn others(
 }
 
 /// Until when a daemon before this one may have promised, when nothing pinned says so: 1.25 of the longest lease that
-/// was ever counted on, from now. If nothing on disk says which: of the longest that there can be, from the boot if no daemon
-/// has run since.
-fn quiet_until_ns(reserve: &Reserve, ran_before: bool) -> u64 {
+/// was ever counted on, from now. If nothing on disk says which: of the longest that there can be. That a machine has just
+/// booted is no reason to wait for less: a container may be new where its machine's clock is old, and the other way round.
+fn quiet_until_ns(reserve: &Reserve) -> u64 {
     let quarters = |ns: u64| ns / 4 * PROMISE_QUARTERS;
     match reserve.found().lease_ns {
-        0 if ran_before => boot_ns() + quarters(LEASE_MAX_NS),
-        0 => quarters(LEASE_MAX_NS),
+        0 => boot_ns() + quarters(LEASE_MAX_NS),
         lease_ns => boot_ns() + quarters(lease_ns),
     }
 }
@@ -311,12 +310,11 @@ fn refuse(error: &ConfigError) -> Refusal {
 }
 
 /// Holds the cluster's control path and its state folder for this daemon alone: either by itself would let two daemons
-/// write one lease. Tells, too, whether a daemon has been here since the boot.
-fn lock(config: &Config) -> Result<([File; 2], bool), Refusal> {
+/// write one lease.
+fn lock(config: &Config) -> Result<[File; 2], Refusal> {
     let control = config.cluster().control().with_extension("lock");
-    let ran_before = control.exists();
     let state = config.cluster().state().join("lock");
-    Ok(([lock_file(&control)?, lock_file(&state)?], ran_before))
+    Ok([lock_file(&control)?, lock_file(&state)?])
 }
 
 fn lock_file(path: &Path) -> Result<File, Refusal> {
@@ -454,6 +452,10 @@ fn kernel_plane(
         }
     })?;
     let named = started.and_then(|mut plane| {
+        if !is_adopted {
+            // A hand-over that is not taken up, and not over, has its gates open: none may stand for another address.
+            plane.lease().release();
+        }
         plane.lease_addresses(&gates)?;
         Ok(plane)
     });

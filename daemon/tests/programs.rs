@@ -199,63 +199,70 @@ fn bad_frames_are_dropped_and_counted_by_reason() {
     assert_eq!((tried.verdict, plane.drops(0)[Drop::Closed as usize]), (DROP, 1));
 }
 
-#[test]
-fn everything_else_passes_untouched() {
-    let Some((_one, mut plane)) = plane() else { return };
-    let whole = packet(&probe(1), PLAIN);
+/// Packets that are none of ours for one reason each.
+fn odd(wrap: Wrap) -> Vec<(&'static str, Vec<u8>)> {
+    let whole = packet(&probe(1), wrap);
+    let ip = if wrap.vlan { 18 } else { 14 };
+    let udp = ip + if wrap.ipv6 { 40 } else { 20 };
     let mut odd: Vec<(&str, Vec<u8>)> = Vec::new();
     let mut change = |name, at: usize, byte: u8| {
         let mut bytes = whole.clone();
         bytes[at] = byte;
         odd.push((name, bytes));
     };
-    change("another ethertype", 12, 0x99);
-    change("options in the IP header", 14, 0x46);
-    change("another IP version", 14, 0x65);
-    change("another length in the IP header", 17, 149);
-    change("more fragments", 20, 0x20);
-    change("a fragment's offset", 21, 0x01);
-    change("another protocol", 23, 6);
-    change("another port", 37, 0x1e);
-    change("another length in the UDP header", 39, 129);
-    change("another magic", 42, b'X');
-    odd.push((
-        "for another node",
-        packet(
-            &{
-                let mut f = probe(1);
-                f.set_target(3);
-                f.seal(KEY);
-                f
-            },
-            PLAIN,
-        ),
-    ));
+    change("another ethertype", ip - 2, 0x99);
+    if wrap.ipv6 {
+        change("another IP version", ip, 0x45);
+        change("another length in the IP header", ip + 5, 129);
+        change("hop-by-hop options", ip + 6, 0);
+        change("a fragment", ip + 6, 44);
+        change("another protocol", ip + 6, 6);
+    } else {
+        change("options in the IP header", ip, 0x46);
+        change("another IP version", ip, 0x65);
+        change("another length in the IP header", ip + 3, 149);
+        change("more fragments", ip + 6, 0x20);
+        change("a fragment's offset", ip + 7, 0x01);
+        change("another protocol", ip + 9, 6);
+    }
+    change("another port", udp + 3, 0x1e);
+    change("another length in the UDP header", udp + 5, 129);
+    change("another magic", udp + 8, b'X');
     for length in (14..whole.len()).step_by(7) {
         odd.push(("truncated", whole[..length].to_vec()));
     }
-    odd.push(("two VLAN tags", [&whole[..12], &[0x81, 0, 0, 1, 0x81, 0, 0, 2], &whole[12..]].concat()));
-    odd.push((
-        "the handshake",
-        packet(
-            &{
-                let mut f = probe(1);
-                f.set_kind(Kind::Hello as u8);
-                f.seal(KEY);
-                f
-            },
-            PLAIN,
-        ),
-    ));
-    for (name, bytes) in odd {
-        let tried = plane.try_out(&bytes, 1).expect("run");
-        assert_eq!((tried.verdict, &tried.after), (PASS, &bytes), "{name}");
+    let tag: &[u8] = &[0x81, 0, 0, 1];
+    let tags = if wrap.vlan { tag.to_vec() } else { [tag, tag].concat() };
+    odd.push(("two VLAN tags", [&whole[..12], &tags, &whole[12..]].concat()));
+    for (name, of) in
+        [("for another node", (Some(3), None)), ("the handshake", (None, Some(Kind::Hello as u8)))]
+    {
+        let mut frame = probe(1);
+        of.0.into_iter().for_each(|target| frame.set_target(target));
+        of.1.into_iter().for_each(|kind| frame.set_kind(kind));
+        frame.seal(KEY);
+        odd.push((name, packet(&frame, wrap)));
+    }
+    odd
+}
+
+#[test]
+fn everything_else_passes_untouched() {
+    let Some((_one, mut plane)) = plane() else { return };
+    let wraps = [(false, false), (true, false), (false, true), (true, true)];
+    for (vlan, ipv6) in wraps {
+        for (name, bytes) in odd(Wrap { vlan, ipv6 }) {
+            let tried = plane.try_out(&bytes, 1).expect("run");
+            assert_eq!((tried.verdict, &tried.after), (PASS, &bytes), "{name}, vlan {vlan} ipv6 {ipv6}");
+        }
     }
     assert_eq!(plane.drops(0), [0; 16]);
     assert_eq!(plane.state(0, 1), state::WATCHED);
-    // A longer Ethernet frame than the IP packet in it is padding, and padding is fine.
-    let padded = [whole.as_slice(), &[0; 8]].concat();
-    assert_eq!(plane.try_out(&padded, 1).expect("run").verdict, TX);
+    for (sequence, (vlan, ipv6)) in (1..).zip(wraps) {
+        // A longer Ethernet frame than the IP packet in it is padding, and padding is fine.
+        let padded = [packet(&probe(sequence), Wrap { vlan, ipv6 }).as_slice(), &[0; 8]].concat();
+        assert_eq!(plane.try_out(&padded, 1).expect("run").verdict, TX, "vlan {vlan} ipv6 {ipv6}");
+    }
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn read<T: Copy>(ctx: &TcContext, offset: u32) -> Option<T> {
 /// Whether a packet of this address may pass.
 #[inline(always)]
 fn passes(address: &AddressKey) -> bool {
-    // SAFETY: a copy of one word; entries are written while the daemon has the gate closed.
+    // SAFETY: a copy of one word. Entries are written while all gates are closed; in a hand-over none that stays is.
     match unsafe { maps::ADDRESSES.get(address) } {
         None => true,
         Some(gate) => passes_gate(*gate as usize),

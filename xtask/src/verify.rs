@@ -24,10 +24,11 @@ enum Passage {
 /// A gate by its name.
 type Gate = (&'static str, fn(&Workspace) -> Result<Passage>);
 
-const GATES: [Gate; 7] = [
+const GATES: [Gate; 8] = [
     ("fmt", fmt),
     ("clippy", clippy),
     ("kernel", kernel),
+    ("no-bpf", no_bpf),
     ("tidy", tidy),
     ("links", links),
     ("doc", doc),
@@ -92,6 +93,19 @@ fn kernel(workspace: &Workspace) -> Result<Passage> {
         // As in ebpf/object/build.rs; the fields of registers do not matter to a lint, so one machine is as good as another.
         .env("RUSTC_BOOTSTRAP", "1")
         .env("RUSTFLAGS", "-Ctarget-cpu=v3 --cfg=bpf_target_arch=\"x86_64\"");
+    process::shown(&mut command).map(passage)
+}
+
+/// The workspace as it is where the tools for kernel programs are missing.
+fn no_bpf(workspace: &Workspace) -> Result<Passage> {
+    let mut command = workspace.cargo();
+    command
+        .arg("clippy")
+        .args(CRATES)
+        .args(["--locked", "--all-targets", "--target-dir"])
+        .arg(workspace.target().join("no-bpf"))
+        .args(["--", "-D", "warnings"])
+        .env("RINGBEAT_NO_BPF", "1");
     process::shown(&mut command).map(passage)
 }
 

@@ -232,7 +232,7 @@ fn a_replaced_life_is_waited_for_by_views_with_its_node() {
     let table = Table::new();
     set(&table, view(1, 0b111), 0, 0);
     assert!(granted(&table, 2, 100 * MS, 100 * MS));
-    replace(&table, 2);
+    replace::<Whole, _>(&table, 2);
     assert!(!granted(&table, 2, 101 * MS, 101 * MS), "nothing more under this view");
     assert_eq!(announce::<Whole, _>(&table, &view(2, 0b111), 0), 106_251_000, "though slot 2 is in it");
     // Replaced between announcement and installation.
@@ -241,7 +241,7 @@ fn a_replaced_life_is_waited_for_by_views_with_its_node() {
     assert!(granted(&table, 2, 100 * MS, 100 * MS));
     let not_before_ns = announce::<Whole, _>(&table, &view(2, 0b111), 0);
     assert_eq!(not_before_ns, 0);
-    replace(&table, 2);
+    replace::<Whole, _>(&table, 2);
     let votes = votes();
     let new = Installation {
         view: view(2, 0b111),
@@ -260,7 +260,7 @@ fn a_replaced_life_is_waited_for_by_views_with_its_node() {
     set(&table, view(1, 0b111), 0, 0);
     assert!(granted(&table, 2, 100 * MS, 100 * MS));
     ended::<Whole, _>(&table, &serving(&table), 2, 101 * MS);
-    replace(&table, 2);
+    replace::<Whole, _>(&table, 2);
     assert_eq!(announce::<Whole, _>(&table, &view(2, 0b111), 0), 101_001_000);
 }
 

@@ -109,8 +109,11 @@ impl Config {
         match AuthKey::load(parsed.config.cluster.authkey()) {
             Ok(key) => Ok((parsed.config, key)),
             Err(source) => {
-                let at = parsed.authkey.map(|span| Place::new(&parsed.source, span, "named here"));
-                Err(ConfigError::Key { source, at })
+                let (span, label) = match parsed.authkey {
+                    Some(span) => (span, "named here"),
+                    None => (parsed.cluster, "nothing here names another"),
+                };
+                Err(ConfigError::Key { source, at: Some(Place::new(&parsed.source, span, label)) })
             }
         }
     }
@@ -167,8 +170,9 @@ impl Config {
         let source = Arc::new(NamedSource::new(file_name, text));
         let raw = raw::RawConfig::read(&source)?;
         let authkey = raw.cluster.get_ref().authkey.as_ref().map(toml::Spanned::span);
+        let cluster = raw.cluster.span();
         let config = validate::config(raw, &source, hostname)?;
-        Ok(Parsed { config, source, authkey })
+        Ok(Parsed { config, source, authkey, cluster })
     }
 }
 
@@ -176,6 +180,7 @@ struct Parsed {
     config: Config,
     source: error::Source,
     authkey: Option<std::ops::Range<usize>>,
+    cluster: std::ops::Range<usize>,
 }
 
 fn read_text(path: &Path, file_name: &str) -> Result<String, ConfigError> {

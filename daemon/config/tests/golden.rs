@@ -119,7 +119,7 @@ fn files_that_cannot_be_used_are_refused_with_their_message() {
 }
 
 #[test]
-fn a_key_file_of_the_default_path_has_no_place_in_the_file() {
+fn a_key_file_of_the_default_path_has_its_place_at_the_cluster() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("ringbeat.toml");
     fs::write(&path, Config::example()).expect("written");
@@ -128,7 +128,8 @@ fn a_key_file_of_the_default_path_has_no_place_in_the_file() {
         Ok(_) => {}
         Err(error) => {
             assert!(error.code().starts_with("key."), "{error}");
-            assert!(error.place().is_none());
+            let place = error.place().expect("a place").to_string();
+            assert!(place.contains("ringbeat.toml:"), "{place}");
             assert!(!error.help().is_empty());
             render(&error);
         }

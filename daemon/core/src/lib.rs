@@ -17,15 +17,12 @@
 //! | [`handshake::Handshake`] | frames of user space, nonces | frames, accepted incarnations, duplicates |
 //! | [`membership::Membership`] | the own row, messages, epochs on disk | views to announce and install, messages |
 //!
-//! [`graph::Graph`] holds every node's row of who hears whom; it is a plain value.
-//!
 //! Deliberately not here: clocks, randomness, sockets, files, threads, logging, tables without order. This crate's
 //! clippy.toml forbids them. No resources either: these machines say what was seen and who is in; the next ones decide what runs where.
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod detector;
-pub mod graph;
 pub mod handshake;
 pub mod limits;
 pub mod membership;

@@ -32,8 +32,6 @@ use crate::sys::mapped::Mapped;
 use crate::sys::pod::Value;
 use crate::sys::socket::{interface_index, is_interface};
 
-/// A hand-over with less time left than this is not taken up.
-const ADOPT_LEAST_NS: u64 = 5_000_000;
 /// BPF_F_LOCK: the whole value changes under its lock.
 const UNDER_LOCK: u64 = 4;
 
@@ -156,7 +154,7 @@ impl KernelPlane {
         let fits = self.found_pins
             && same_links
             && latch.state == latch::HANDED_OVER
-            && boot_ns() + ADOPT_LEAST_NS < latch.handover_until_ns
+            && boot_ns() + latch::ADOPT_LEAST_NS < latch.handover_until_ns
             && self.lease().can_go_on()
             // What was released is released for that life.
             && node.flags & u64::from(flags::RELEASED) == 0
@@ -263,13 +261,13 @@ impl KernelPlane {
         }
         self.is_ours = true;
         self.node.word(0, offset_of!(Node, abi)).store(u64::from(ABI), Ordering::SeqCst);
-        // What lies between the decision to take over and this may have taken its time; registration opens the latch, so an
-        // end that is near or over must be seen before it.
-        if adopted.is_some_and(|(_, until_ns)| boot_ns() + ADOPT_LEAST_NS >= until_ns) {
+        // What lies between the decision to take over and this may have taken its time. Registration opens the latch, so it
+        // looks itself, and refuses where the end is near or over.
+        self.loaded.register()?;
+        if self.latch().state != latch::ALIVE {
             return Err(self.too_late());
         }
-        self.loaded.register()?;
-        // By the clock read after registration: who came later was called gone, and must not go on.
+        // Should a whole machine have stood still inside of that.
         if adopted.is_some_and(|(_, until_ns)| boot_ns() >= until_ns) {
             return Err(self.too_late());
         }
@@ -401,7 +399,8 @@ impl KernelPlane {
         LeaseCells(self.lease.words())
     }
 
-    /// Names the leased addresses; to be done before the gate stands anywhere. An address that no longer is one goes.
+    /// Names the leased addresses; to be done while all gates are closed, unless each address keeps its own. An address that no
+    /// longer is one goes.
     pub fn lease_addresses(&mut self, gates: &[Gated]) -> Result<(), LoadError> {
         let fail = |error: MapError| LoadError::Map { name: "ADDRESSES", why: chain(&error) };
         let wanted: Vec<AddressKey> = gates.iter().map(|gate| key_of(gate.address)).collect();
@@ -412,6 +411,11 @@ impl KernelPlane {
             self.addresses.remove(old).map_err(fail)?;
         }
         for (gate, key) in (0u64..).zip(&wanted) {
+            // What is written anew takes another place in the table, and a program may just be reading the place that is
+            // given away with it: gates that go on must keep theirs.
+            if self.addresses.get(key, 0).is_ok_and(|there| there == gate) {
+                continue;
+            }
             self.addresses.insert(key, gate, 0).map_err(fail)?;
         }
         lease::name_octets(&self.lease(), wanted.iter().map(last_octet));

@@ -88,7 +88,7 @@ impl LeaseCells<'_> {
 
     /// See [`lease::replace`].
     pub fn replace(&self, slot: u8) {
-        lease::replace(self, slot);
+        lease::replace::<Whole, _>(self, slot);
     }
 
     /// Whether the table that was found tells all that may have been promised before.

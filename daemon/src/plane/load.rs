@@ -186,7 +186,7 @@ impl Loaded {
             .map_err(|source| LoadError::Program { name, source })
     }
 
-    /// Makes the calling process the one whose end sets the latch.
+    /// Makes the calling process the one whose end sets the latch. Whether it has is told by that: `ALIVE`.
     pub fn register(&mut self) -> Result<(), LoadError> {
         self.tracepoint("register")?
             .test_run(RawTracePointRunOptions::default())
@@ -225,17 +225,17 @@ impl Loaded {
                 &[(Mode::Native, XdpMode::Driver), (Mode::Generic, XdpMode::Skb)]
             }
         };
-        let mut why = None;
+        let mut refused = Vec::new();
         for (mode, xdp_mode) in modes {
             match self.attach_xdp(link, *mode, *xdp_mode, pins) {
-                Ok(()) => return Ok((*mode, why)),
-                Err(error) => why = Some(error.to_string()),
+                Ok(()) => return Ok((*mode, refused.pop())),
+                Err(error) => refused.push(format!("{}: {error}", mode.name())),
             }
         }
         Err(LoadError::Attach {
             name: "heartbeat",
             interface: link.interface.clone(),
-            why: why.unwrap_or_default(),
+            why: refused.join("; "),
         })
     }
 

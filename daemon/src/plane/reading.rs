@@ -20,7 +20,8 @@ pub struct CellReading {
     pub silences: [u64; SILENCES_MS.len()],
 }
 
-/// The lengths of silence that are counted for the commands; the edges of the histogram lie within 5 % of them.
+/// The lengths of silence that are counted for the commands; counted from the histogram's bucket on
+/// that holds each, which begins up to 16 % below: never too few.
 pub const SILENCES_MS: [u64; 5] = [3, 5, 10, 15, 20];
 
 impl CellReading {

@@ -100,7 +100,6 @@ impl Runtime {
         for link in &self.started.links {
             self.known[cell(link.id, slot)] = state::WATCHED;
         }
-        self.graph.forget(slot);
         let accepted = detector::Input::Accepted { slot, incarnation, previous, stamp_ns };
         self.detector.handle(accepted, stamp_ns);
         self.aim();

@@ -43,18 +43,6 @@ impl Runtime {
         }
     }
 
-    /// The peers' rows, as their newest frames had them.
-    pub(super) fn learn_rows(&mut self) {
-        for peer in self.peer_slots() {
-            for link in &self.started.links {
-                let slot = self.started.plane.slot(link.id, peer);
-                if slot.peer_stamp_received != 0 && slot.proof != 0 {
-                    self.graph.set(peer, slot.heard, slot.peer_stamp_received, Some(link.id));
-                }
-            }
-        }
-    }
-
     /// A link on which probes are refused and none leaves cannot send, whatever its carrier says.
     pub(super) fn look_at_flow(&mut self, now_ns: u64) {
         let mut changed = false;

@@ -18,7 +18,6 @@ use ringbeat_common::lease::PROMISE_QUARTERS;
 use ringbeat_common::limits::SLOTS_MAX;
 use ringbeat_control::{DaemonState, EventRecord, Evidence, incarnation_text};
 use ringbeat_core::detector::{self, Detector, LinkTimes};
-use ringbeat_core::graph::Graph;
 use ringbeat_core::handshake::{self, Handshake};
 use ringbeat_core::membership;
 use ringbeat_core::told::{Told, ToldKind};
@@ -56,8 +55,6 @@ pub struct Runtime {
     pub detector: Detector,
     /// Incarnations.
     pub handshake: Handshake,
-    /// Rows.
-    pub graph: Graph,
     /// Views, the lease, the addresses.
     pub views: Views,
     /// When this daemon started.
@@ -141,7 +138,6 @@ impl Runtime {
             started,
             detector,
             handshake,
-            graph: Graph::new(),
             views,
             since_ns: now_ns,
             round_max_ns: 0,
@@ -258,7 +254,6 @@ impl Runtime {
             self.take_events(now_ns);
             self.look_over_cells(now_ns, true);
             self.look_over_lease(now_ns);
-            self.learn_rows();
             self.look_at_flow(now_ns);
             if let Plane::Kernel(plane) = &mut self.started.plane {
                 plane.listen();

@@ -18,6 +18,8 @@ use crate::{SEQ, Tally, dawdle, inside, mount, pinned, plane};
 
 /// Revocations of one test; there is one for each way.
 const REVOCATIONS: u64 = 500_000;
+/// Grants that an announcement has to be held against, at the least; it is 330,000 and 790,000 on two cores.
+const MET: u64 = 50_000;
 const LEASE_US: u32 = 5000;
 
 /// The lease of this node, with one vote of its own and one of the peer's.
@@ -134,7 +136,7 @@ fn assert_none_slips(way: Way) {
     let tally = revoke_grants(way, false);
     assert!(tally.failures.is_empty(), "{tally:#?}");
     assert_eq!(tally.steps, REVOCATIONS);
-    let met = tally.runs > 10_000 && tally.grants > 1000 && tally.covered > 1000;
+    let met = tally.runs > 100_000 && tally.covered > MET;
     assert!(met, "hardly hammered: {tally:?}");
 }
 

@@ -9,6 +9,8 @@ use std::time::Instant;
 
 use ringbeat_common::frame::flags;
 use ringbeat_common::maps::{Latch, latch};
+use ringbeatd::plane::load::LoadError;
+use ringbeatd::sys::clock::boot_ns;
 use ringbeatd::sys::mapped::Mapped;
 
 use crate::frames::{Sender, Way, own, peer, probe, run};
@@ -17,6 +19,8 @@ use crate::{PATIENCE, SEQ, Steps, Tally, WHOLE, dawdle, hammer, inside, mount, p
 
 /// Which life the process to be killed is.
 const LIFE: &str = "RINGBEAT_HAMMER_LIFE";
+/// A hand-over whose end does not come.
+const LONG_NS: u64 = 60_000_000_000;
 /// Kills of one test.
 const KILLS: u64 = 10;
 
@@ -193,4 +197,36 @@ fn a_daemon_to_be_killed() {
     std::io::stdout().flush().expect("said");
     // Until it is killed, or its test is gone.
     let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+/// A successor that decided in time and comes too late: the kernel does not register it, so at no instant does what it took
+/// over go on as if its daemon lived.
+#[test]
+fn a_late_successor_is_not_registered() {
+    if !inside("latch::a_late_successor_is_not_registered") {
+        return;
+    }
+    mount();
+    let mut before = plane();
+    before.open(own(1)).expect("opened");
+    let words: Mapped<Latch> = Mapped::new(pinned("LATCH").fd(), 1).expect("mapped");
+    let set = |at, value| words.word(0, at).store(value, SEQ);
+    for late in [true, false] {
+        set(offset_of!(Latch, handover_until_ns), boot_ns() + LONG_NS);
+        set(offset_of!(Latch, state), latch::HANDED_OVER);
+        let mut next = plane();
+        assert_eq!(next.adopted(), Some(own(1)), "in time to decide");
+        if late {
+            // Not over yet, and nearer than what may lie between a look at the clock and the registration.
+            set(offset_of!(Latch, handover_until_ns), boot_ns() + latch::ADOPT_LEAST_NS - 1_000_000);
+            let refused = next.open(own(1)).expect_err("the hand-over is over");
+            assert!(matches!(refused, LoadError::TooLate), "{refused}");
+            assert_eq!(words.copy(0).state, latch::HANDED_OVER, "registered all the same");
+        } else {
+            next.open(own(1)).expect("taken over");
+            assert_eq!(words.copy(0).state, latch::ALIVE);
+        }
+        // What a refused one has closed the next one finds closed; the first one's door is opened again for it.
+        before.open(own(1)).expect("opened again");
+    }
 }

@@ -6,19 +6,16 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::AsFd as _,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use aya::maps::{Map, MapData};
 use ringbeat_common::{
     lease::{GATES, Stamped, UNTIL},
     maps::{Latch, LeaseTable},
 };
 use ringbeat_control::{Client, EventRecord};
-use ringbeatd::sys::mapped::Mapped;
 
 use crate::{
     Cut, Lab, LabSpec, Node, StartOptions,
@@ -191,7 +188,7 @@ impl Move {
         let node = lab.node(&held)?;
         let id = node.id()?;
         // Taken while the node lives: the maps stand in the kernel, also when their programs have no daemon.
-        let (lease, latch) = (pinned::<LeaseTable>(&node, "LEASE")?, pinned::<Latch>(&node, "LATCH")?);
+        let (lease, latch) = (node.pinned::<LeaseTable>("LEASE")?, node.pinned::<Latch>("LATCH")?);
         let prober = Prober::start(lab, probed(lab)?)?;
         thread::sleep(Duration::from_millis(200));
         let fault_ns = strike(lab, &held)?;
@@ -288,14 +285,6 @@ fn check(moments: &[Moment]) -> Result<()> {
         ensure!(at(earlier) <= at(later), "{later} came before {earlier}");
     }
     Ok(())
-}
-
-/// A pinned map of a node of one value.
-fn pinned<T: Copy>(node: &Node<'_>, name: &str) -> Result<Mapped<T>> {
-    let pin = MapData::from_pin(node.pins()?.join(name))
-        .with_context(|| format!("{} has pinned no {name}", node.name()))?;
-    let Map::Array(map) = Map::from_map_data(pin)? else { bail!("{name} of {} is no array", node.name()) };
-    Ok(Mapped::new(map.fd().as_fd(), 1)?)
 }
 
 /// How long grants had to wait, as an announcement tells it.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub struct EventRecord {
     /// Rises by one with each event of this daemon, from 1 on; a gap is a loss.
     pub seq: u64,
-    /// When the kernel saw it.
+    /// When the kernel saw it; what rests on the daemon's own timers and messages, when that was (docs/operations.md).
     pub stamp_ns: u64,
     /// When the daemon told it.
     pub told_ns: u64,

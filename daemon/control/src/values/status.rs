@@ -109,6 +109,9 @@ pub struct LeaseReport {
     /// How long ago it came back the last time.
     #[serde(default)]
     pub lapse_age_us: Option<u64>,
+    /// The same by the node's boot-time clock, as the stamps of events are, to the microsecond.
+    #[serde(default)]
+    pub lapse_ended_ns: Option<u64>,
 }
 
 /// A service address.

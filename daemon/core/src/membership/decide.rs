@@ -185,7 +185,10 @@ impl Membership {
         }
         let all = bits(view.members & !(1 << self.config.own)).all(|slot| {
             let at = usize::from(slot);
-            self.heard_of[at].is_some_and(|announced| announced.view == view)
+            // Two proposals of one id can be only where a disk was rolled back or copied; then not even the owners agree.
+            self.heard_of[at].is_some_and(|announced| {
+                announced.view == view && (self.owners_partial || announced.owners == self.announced.owners)
+            })
         });
         if !all && self.mutation != Mutation::InstallEarly {
             return;

@@ -190,15 +190,26 @@ impl World<'_> {
             return;
         }
         let Some(daemon) = self.acting(node) else { return };
-        let own_epoch = daemon.announced.epoch.max(daemon.floor);
+        let announced = daemon.announced;
+        let own_epoch = announced.epoch.max(daemon.floor);
         let known = self.proposals.iter().map(|proposal| proposal.view.epoch).max().unwrap_or(0);
         let past = if self.dice.permille(600) { own_epoch.max(known) } else { own_epoch };
         let epoch = past + 1 + self.dice.within(0, 2);
-        let Some((members, quorate)) = self.members(node) else { return };
+        let Some((members, mut quorate)) = self.members(node) else { return };
         let lease_us = if self.dice.permille(850) { self.plan.lease_us } else { self.plan.lease_long_us };
-        let view = View::new(epoch, node as u8, members, lease_us, 1);
+        let mut view = View::new(epoch, node as u8, members, lease_us, 1);
+        // A daemon whose floor is gone comes to the number that it had before.
+        let own = |of: &&Proposal| of.view.proposer() == node as u8 && of.view > announced;
+        if self.mutation == Mutation::EpochsRepeat
+            && let Some(before) = self.proposals.iter().rev().find(own)
+        {
+            view = before.view;
+            quorate = self.votes_of(view.members) >= self.plan.votes.quorum;
+        }
+        let (epoch, members) = (view.epoch, view.members);
         let is_used = |of: &Proposal| of.view.epoch == epoch && of.view.proposer() == node as u8;
-        if self.proposals.iter().any(is_used) {
+        // Nobody has two views of one id in mind who keeps his epochs.
+        if self.mutation != Mutation::EpochsRepeat && self.proposals.iter().any(is_used) {
             return;
         }
         // Who is no quorum owns nothing: the choice of owners sees to that.
@@ -230,14 +241,17 @@ impl World<'_> {
                 };
                 members |= u64::from(joins) << slot;
             }
-            let votes = (0..NODES_MAX).filter(|slot| members >> slot & 1 != 0);
-            let votes: u32 = votes.map(|slot| u32::from(self.plan.votes.of[slot])).sum();
-            let quorate = votes >= self.plan.votes.quorum;
+            let quorate = self.votes_of(members) >= self.plan.votes.quorum;
             if quorate != minority {
                 return Some((members, quorate));
             }
         }
         None
+    }
+
+    fn votes_of(&self, members: u64) -> u32 {
+        let slots = (0..NODES_MAX).filter(|slot| members >> slot & 1 != 0);
+        slots.map(|slot| u32::from(self.plan.votes.of[slot])).sum()
     }
 
     fn owners(&mut self, members: u64) -> [u8; RESOURCES_MAX] {

@@ -181,7 +181,7 @@ impl World<'_> {
         if state.slots[peer].incarnation == incarnation {
             return;
         }
-        lease::replace(&*state.table, peer as u8);
+        (self.functions.replace)(&state.table, peer as u8);
         if self.mutation != Mutation::OldAcks {
             for ack in &mut daemon.acks {
                 *ack &= !(1 << peer);
@@ -246,10 +246,14 @@ impl World<'_> {
         if accepted != life && self.mutation != Mutation::OldAcks {
             return;
         }
-        if daemon.acks.len() <= proposal {
-            daemon.acks.resize(proposal + 1, 0);
+        // Who announces says which view; what it owns nobody compares.
+        let view = self.proposals[proposal].view;
+        for (same, _) in self.proposals.iter().enumerate().filter(|(_, of)| of.view == view) {
+            if daemon.acks.len() <= same {
+                daemon.acks.resize(same + 1, 0);
+            }
+            daemon.acks[same] |= 1 << from;
         }
-        daemon.acks[proposal] |= 1 << from;
         if self.dice.permille(700) {
             self.announce(node, proposal);
         }

@@ -40,6 +40,8 @@ without! {
     PromiseFromReceipt PROMISE_FROM_RECEIPT;
     EndInGeneration END_IN_GENERATION;
     WaitForReplaced WAIT_FOR_REPLACED;
+    RevokeReplaced REVOKE_REPLACED;
+    AloneWaits ALONE_WAITS;
 }
 
 /// Every history word by word, with many hold-ups.
@@ -89,6 +91,12 @@ fn replaced(plan: &mut Plan) {
     plan.quick = true;
     plan.propose_every_ns = INTERVAL_NS;
     plan.favour(&[Fault::Replaced]);
+}
+
+/// The same, with programs and daemons held up anywhere.
+fn replaced_held(plan: &mut Plan) {
+    replaced(plan);
+    held(plan);
 }
 
 fn handed_over(plan: &mut Plan) {
@@ -202,10 +210,8 @@ missed! {
     newest_stamp: "the oldest stamp of the quorum", counts(Counting::NewestStamp, lossy);
     end_ignored: "the end of the lease at the gate", world(Mutation::EndIgnored, |_| {});
     clock_stops: "a clock that runs on while suspended", world(Mutation::ClockStops, suspended);
-    epochs_repeat: "rising epochs over restarts, and WAIT_FOR_REPLACED", Series {
-        mutation: Mutation::EpochsRepeat,
-        ..clause::<WaitForReplaced>(killed_in_place)
-    };
+    alone_waits: "ALONE_WAITS", clause::<AloneWaits>(|_| {});
+    epochs_repeat: "rising epochs over restarts", world(Mutation::EpochsRepeat, killed);
     install_early: "waiting for every member", world(Mutation::InstallEarly, |_| {});
     quiet_skipped: "the quiet time", world(Mutation::QuietSkipped, rebooted);
     quiet_forgotten: "a wait that outlives the daemon", world(Mutation::QuietForgotten, rebooted_killed);
@@ -236,6 +242,7 @@ fn with_all_clauses_the_same_worlds_hold() {
         ("rebooted", rebooted),
         ("rebooted_killed", rebooted_killed),
         ("replaced", replaced),
+        ("replaced_held", replaced_held),
         ("handed_over", handed_over),
         ("handed_over_late", handed_over_late),
         ("released", released),
@@ -248,11 +255,17 @@ fn with_all_clauses_the_same_worlds_hold() {
     }
 }
 
-/// A daemon that starts accepts every peer anew, and so waits for all that was promised before.
+/// Where no machine is replaced there is no life before that could still serve.
 #[test]
-fn rising_epochs_are_redundant_beside_replaced_lives() {
-    redundant("rising epochs over restarts", &world(Mutation::EpochsRepeat, killed));
+fn waiting_for_replaced_lives_is_redundant_in_place() {
     redundant("WAIT_FOR_REPLACED, in place", &clause::<WaitForReplaced>(killed_in_place));
+}
+
+/// The life before is not heard any more, and the next one does not have the view.
+#[test]
+fn revoking_replaced_lives_is_redundant() {
+    redundant("REVOKE_REPLACED", &clause::<RevokeReplaced>(replaced));
+    redundant("REVOKE_REPLACED, held up", &clause::<RevokeReplaced>(replaced_held));
 }
 
 #[test]

@@ -135,6 +135,7 @@ pub(crate) struct Functions {
     ended: fn(&Stepped<'_>, &Serving, u8, u64),
     announce: fn(&Stepped<'_>, &View, u64) -> u64,
     install: fn(&Stepped<'_>, &Installation<'_>),
+    pub(crate) replace: fn(&Table, u8),
 }
 
 impl Functions {
@@ -150,6 +151,7 @@ impl Functions {
             ended: |words, serving, slot, now_ns| lease::ended::<R, _>(words, serving, slot, now_ns),
             announce: |words, view, owned| lease::announce::<R, _>(words, view, owned),
             install: |words, new| lease::install::<R, _>(words, new),
+            replace: |table, slot| lease::replace::<R, _>(table, slot),
         }
     }
 

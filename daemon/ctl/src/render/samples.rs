@@ -36,6 +36,7 @@ pub(super) fn status() -> Status {
             lapses: 0,
             lapse_max_us: 0,
             lapse_age_us: None,
+            lapse_ended_ns: None,
         },
         addresses: vec![
             address(0, "10.78.0.100/24", Some("n1"), "open"),
@@ -86,6 +87,7 @@ pub(super) fn status_degraded() -> Status {
             lapses: 2,
             lapse_max_us: 17_250,
             lapse_age_us: Some(912_500),
+            lapse_ended_ns: Some(8_411_087_500_000),
         },
         addresses: vec![AddressReport {
             conflict: Some("02:00:00:00:00:07".to_owned()),

@@ -11,11 +11,11 @@ use ringbeat_control::{Client, EventRecord};
 use serde::Serialize;
 
 use super::{
-    BenchArgs,
+    Bench, BenchArgs, Format,
     machine::{Machine, MachineReport, Stall, What},
     watch::{Watch, wait_for_peers},
 };
-use crate::{Lab, LabSpec, boottime_ns};
+use crate::{Lab, LabSpec, boottime_ns, sys::sched::cores};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How often progress is shown.
@@ -103,9 +103,18 @@ fn longest_in(stalls: &[Stall], since_ns: u64, until_ns: u64) -> Option<&Stall> 
 pub(super) fn run(args: &BenchArgs, seconds: u64) -> Result<Calm> {
     let spec = LabSpec { name: args.name.clone(), profile: args.profile.clone(), ..LabSpec::default() };
     let lab = Lab::up(spec)?;
-    let result = measure(args, &lab, seconds);
+    let result = lab.start_all().and_then(|()| measure(args, &lab, seconds));
     lab.down()?;
     result
+}
+
+/// The lapses of a lab that runs, in so many seconds with a SCHED_FIFO loop on each core; and those of them without a
+/// named stall of the machine.
+pub(crate) fn lapses_beside_hogs(lab: &Lab, seconds: u64) -> Result<(u64, u64)> {
+    let LabSpec { profile, name, .. } = lab.spec().clone();
+    let bench = Bench::Calm { seconds };
+    let args = BenchArgs { bench, output: Format::Json, cold: true, load: 0, hogs: cores(), profile, name };
+    measure(&args, lab, seconds).map(|calm| (calm.lease_lapses, calm.lapses_unnamed))
 }
 
 /// What the counters of all nodes stand at.
@@ -175,7 +184,8 @@ impl Lapses {
         let began_ns = boottime_ns();
         for node in lab.nodes() {
             let lease = Client::connect(&node.socket()?)?.status()?.lease;
-            let ended_ns = boottime_ns().saturating_sub(lease.lapse_age_us.unwrap_or_default() * 1000);
+            // Not by its age: beside hogs the answer can wait here for most of a second.
+            let ended_ns = lease.lapse_ended_ns.unwrap_or_default();
             let length_ns = u64::from(lease.length_us) * 1000;
             let before = self.counters.insert(node.name().to_owned(), (lease.lapses, length_ns));
             let count = lease.lapses - before.map_or(0, |(count, _)| count);
@@ -208,7 +218,6 @@ impl Lapses {
 }
 
 fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
-    lab.start_all()?;
     for node in lab.nodes() {
         wait_for_peers(&node, "up", PATIENCE)?;
     }
@@ -247,7 +256,8 @@ fn measure(args: &BenchArgs, lab: &Lab, seconds: u64) -> Result<Calm> {
     let count = |kind: &str| told.get(kind).copied().unwrap_or(0);
     let length_ns = lapses.counters.values().map(|(_, length_ns)| *length_ns).max().unwrap_or(0);
     let lapses = lapses.blamed(&stalls);
-    let named: u64 = lapses.iter().filter(|lapse| lapse.stall_ms.is_some()).map(|lapse| lapse.count).sum();
+    // Of several between two looks one stall is the reason for one.
+    let named = lapses.iter().filter(|lapse| lapse.stall_ms.is_some()).count() as u64;
     let lapsed = counts.lapses.values().map(|(count, _)| count).sum();
     let alarms = heard
         .iter()

@@ -1,7 +1,7 @@
 //! What the datapath costs: nanoseconds for each kind of packet by test runs of the very program, the scan, and the CPU
 //! and memory of a cluster at rest.
 
-use std::{collections::BTreeMap, net::IpAddr, thread, time::Duration};
+use std::{cell::Cell, collections::BTreeMap, fs, net::IpAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, flags};
@@ -17,7 +17,7 @@ use super::{
     machine::{Machine, MachineReport, Ticks, loadavg},
     watch::wait_for_peers,
 };
-use crate::{Lab, LabSpec, sys::clock::boottime_ns};
+use crate::{Lab, LabSpec, Node, sys::clock::boottime_ns};
 
 const KEY: [u64; 2] = [0x1122, 0x3344];
 const OWN: u64 = 5 << 32 | 1;
@@ -60,8 +60,12 @@ struct Packets {
     answered_net_ns: f64,
     /// The same while no view is installed: without the lease.
     answered_without_view_ns: Quantiles,
+    /// The same in a view of 64 nodes, from 63 peers in turn, each with one vote.
+    answered_of_64_ns: Quantiles,
     /// An answer taken in, its grant counted.
     taken_ns: Quantiles,
+    /// The same in a view of 64 nodes, from 63 peers in turn.
+    taken_of_64_ns: Quantiles,
     /// A forged frame dropped, on average over many runs in a row.
     forged_ns: Quantiles,
     /// A packet of somebody else passed.
@@ -90,6 +94,9 @@ struct AtRest {
     /// The machine's busy time less its baseline, for each node, in percent of one core.
     cpu_pct_per_node: f64,
     baseline_pct: f64,
+    /// What the threads of a daemon ran meanwhile, in percent of one core, by the scheduler's account; the largest one's. What
+    /// the kernel does in interrupts is not in it.
+    threads_pct: f64,
     /// Of the machine's time, while that was measured.
     steal_pct: f64,
     loadavg: f64,
@@ -114,13 +121,19 @@ pub(super) fn run(args: &BenchArgs, seconds: u64) -> Result<Cost> {
 fn packets() -> Result<Packets> {
     let mut plane = plane()?;
     plane.open(OWN)?;
-    plane.accept(1, PEER)?;
-    let mut sequence = 0;
-    let mut lone = |plane: &mut KernelPlane, kind: Kind, view: View, wanted: u32| -> Result<Quantiles> {
+    for peer in 1..NODES_MAX as u8 {
+        plane.accept(peer, PEER)?;
+    }
+    let sequence = Cell::new(0);
+    // Of the view's other members in turn; without a view, of the first.
+    let lone = |plane: &mut KernelPlane, kind: Kind, view: View, wanted: u32| -> Result<Quantiles> {
         let mut samples = Vec::new();
+        let others = if view.is_some() { u64::from(view.members.count_ones()) - 1 } else { 1 };
         for _ in 0..PROBES {
-            sequence += 1;
-            let tried = plane.try_out(&packet(&frame(kind, sequence, view)), 1)?;
+            let number = sequence.get() + 1;
+            sequence.set(number);
+            let sender = 1 + (number % others) as u8;
+            let tried = plane.try_out(&packet(&frame(kind, sender, number, view)), 1)?;
             ensure!(tried.verdict == wanted, "verdict {} in place of {wanted}", tried.verdict);
             samples.push(tried.took_ns as f64);
         }
@@ -138,7 +151,7 @@ fn packets() -> Result<Packets> {
         empty.push(plane.try_out(&foreign(), 1)?.took_ns as f64);
     }
     let mut many = |bytes: &[u8], wanted: u32| averages(wanted, || Ok(plane.try_out(bytes, REPEAT)?));
-    let mut forged = frame(Kind::Probe, sequence + 1, view);
+    let mut forged = frame(Kind::Probe, 1, sequence.get() + 1, view);
     forged.set_heard(7);
     let (forged_ns, foreign_ns) = (many(&packet(&forged), XDP_DROP)?, many(&foreign(), XDP_PASS)?);
     let answered_net_ns = answered_ns.p50 - (Quantiles::of(empty).p50 - foreign_ns.p50);
@@ -153,15 +166,22 @@ fn packets() -> Result<Packets> {
         })
     };
     let (gate_unleased_ns, gate_leased_ns) = (gated(false)?, gated(true)?);
+    let scan_ns = scans(&plane);
+    let whole = View::new(2, 0, u64::MAX, LEASE_US, 1);
+    serve(&mut plane, whole)?;
+    let answered_of_64_ns = lone(&mut plane, Kind::Probe, whole, XDP_TX)?;
+    let taken_of_64_ns = lone(&mut plane, Kind::Answer, whole, XDP_DROP)?;
     Ok(Packets {
         answered_net_ns,
         probes_per_s_per_core: 1e9 / answered_net_ns,
         answered_ns,
         answered_without_view_ns,
+        answered_of_64_ns,
         taken_ns,
+        taken_of_64_ns,
         forged_ns,
         foreign_ns,
-        scan_ns: scans(&plane),
+        scan_ns,
         gate_unleased_ns,
         gate_leased_ns,
     })
@@ -178,15 +198,16 @@ fn averages(wanted: u32, mut run: impl FnMut() -> Result<Tried>) -> Result<Quant
     Ok(Quantiles::of(samples))
 }
 
-/// Installs a view of this node and the peer, which needs both for a quorum, and opens the gate for as long as the bench
-/// may take.
+/// Installs a view whose members have one vote each and need more than half of them, and opens the gate for as long as
+/// the bench may take.
 fn serve(plane: &mut KernelPlane, view: View) -> Result<()> {
     plane.lease_addresses(&[LeasedAddress {
         address: IpAddr::V4(LEASED.into()),
         interface: "lo".to_owned(),
     }])?;
-    let mut votes = Votes { own: 0, of: [0; NODES_MAX], quorum: 2 };
-    (votes.of[0], votes.of[1]) = (1, 1);
+    let members = view.members.count_ones();
+    let mut votes = Votes { own: 0, of: [0; NODES_MAX], quorum: members / 2 + 1 };
+    votes.of[..members as usize].fill(1);
     let not_before_ns = plane.lease().announce(&view, 1);
     plane.lease().install(view, not_before_ns, 1, &votes);
     Ok(())
@@ -223,10 +244,10 @@ fn plane() -> Result<KernelPlane> {
     Ok(KernelPlane::start(object, identity, &links[..1], Datapath::Generic, None)?)
 }
 
-fn frame(kind: Kind, sequence: u64, view: View) -> Frame {
+fn frame(kind: Kind, sender: u8, sequence: u64, view: View) -> Frame {
     let mut frame = Frame::new(kind);
     frame.set_cluster_id(77);
-    frame.set_sender(1);
+    frame.set_sender(sender);
     frame.set_incarnation(PEER);
     frame.set_target_incarnation(OWN);
     frame.set_sequence(sequence);
@@ -287,13 +308,17 @@ fn rest(args: &BenchArgs, profile: &str, seconds: u64) -> Result<AtRest> {
             nodes += 1;
         }
         thread::sleep(Duration::from_secs(2));
+        let ran_ns = || lab.nodes().map(|node| ran_ns(&node)).collect::<Result<Vec<u64>>>();
+        let before = ran_ns()?;
         let ticks = ticks()?;
+        let ran = ran_ns()?.into_iter().zip(before).map(|(now, then)| now.saturating_sub(then)).max();
         for node in lab.nodes() {
             rss_kib = rss_kib.max(Client::connect(&node.socket()?)?.stats()?.rss_kib);
         }
         Ok(AtRest {
             cpu_pct_per_node: (ticks.busy_pct_of_core() - baseline_pct) / f64::from(nodes),
             baseline_pct,
+            threads_pct: ran.unwrap_or(0) as f64 * 100.0 / wait.as_nanos() as f64,
             steal_pct: ticks.steal_pct(),
             loadavg: loadavg()?,
             rss_mib: rss_kib as f64 / 1024.0,
@@ -301,4 +326,16 @@ fn rest(args: &BenchArgs, profile: &str, seconds: u64) -> Result<AtRest> {
     })();
     lab.down()?;
     measured
+}
+
+/// For how long the threads of a node's daemon have run, in ns (proc_pid_schedstat: the first field of each).
+fn ran_ns(node: &Node<'_>) -> Result<u64> {
+    let daemon = node.daemon()?.context("no daemon")?;
+    let mut all_ns = 0;
+    for task in fs::read_dir(format!("/proc/{}/task", daemon.pid))? {
+        let text = fs::read_to_string(task?.path().join("schedstat"))?;
+        let first = text.split_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+        all_ns += first.context("a schedstat without numbers")?;
+    }
+    Ok(all_ns)
 }

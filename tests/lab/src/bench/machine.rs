@@ -76,8 +76,8 @@ pub(super) struct MachineReport {
     stalls: usize,
     stall_max_ms: f64,
     /// Softirqs that were put off for so long, where that is watched.
-    softirq_stalls: usize,
-    softirq_stall_max_ms: f64,
+    softirq_stalls: Option<usize>,
+    softirq_stall_max_ms: Option<f64>,
     /// The longest ones of both.
     longest: Vec<Stall>,
 }
@@ -163,7 +163,7 @@ impl Machine {
             (first.map_or(0, |_| 1 + of.count()), first.map_or(0.0, |stall| stall.ms))
         };
         let (stalls, stall_max_ms) = count(What::Core);
-        let (softirq_stalls, softirq_stall_max_ms) = count(What::Softirqs);
+        let softirqs = self.softirqs.as_ref().map(|_| count(What::Softirqs));
         longest.truncate(STALLS_SHOWN);
         Ok(MachineReport {
             cores: cores(),
@@ -174,8 +174,8 @@ impl Machine {
             steal_pct: Ticks::read()?.since(self.before).steal_pct(),
             stalls,
             stall_max_ms,
-            softirq_stalls,
-            softirq_stall_max_ms,
+            softirq_stalls: softirqs.map(|(stalls, _)| stalls),
+            softirq_stall_max_ms: softirqs.map(|(_, longest)| longest),
             longest,
         })
     }

@@ -3,7 +3,7 @@
 //! Each prints its result once, with the machine's load, stolen time and stalls beside it: an outlier has a name.
 //! Deliberately not here: any judgement. The figures to reach stand in docs/benchmarks.md.
 
-mod calm;
+pub(crate) mod calm;
 mod datapath;
 mod detect;
 pub(crate) mod failover;

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Between two requests to one node.
-const EVERY_NS: u64 = 200_000;
+const EVERY_NS: u64 = 190_000;
 /// Above the load, below the daemons.
 const PRIORITY: i32 = 20;
 /// How long the receiver waits before it looks whether it shall end.

@@ -19,7 +19,7 @@ use super::{
         wait,
     },
 };
-use crate::{Lab, LabSpec, Node, ProcessState, StartOptions, boottime_ns};
+use crate::{Lab, LabSpec, Node, ProcessState, StartOptions, bench::calm::lapses_beside_hogs, boottime_ns};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "daemons/killed_is_gone", needs: ALL, timeout: TIMEOUT, run: killed_is_gone },
@@ -45,6 +45,8 @@ const SURVIVORS: [&str; 2] = ["n1", "n3"];
 const AWAY_MS: u32 = 10_000;
 /// How often a daemon is stopped in its start.
 const STOPS: u32 = 6;
+/// For how long hogs fill the cores, in seconds.
+const HOGS_S: u64 = 4;
 
 /// Gone by the word of a frame, after the fault.
 fn is_evidence(event: &EventRecord, fault_ns: u64) -> Result<()> {
@@ -492,8 +494,7 @@ fn starved(ctx: &Ctx, starving: &[&str]) -> Result<()> {
 }
 
 /// The kernel takes the cores from all SCHED_FIFO threads for 50 ms of each second that hogs fill: no lease of 20 ms
-/// outlasts that, but for SCHED_DEADLINE. So it is a lapse a second on each node, or none but in the machine's own stalls;
-/// in one time of two at the least, for the machine may stand still in the other.
+/// outlasts that, but for SCHED_DEADLINE. So it is a lapse a second on each node, or none but in the machine's own stalls.
 fn hogs_take_no_lease(ctx: &mut Ctx) -> Result<()> {
     let lab = Lab::up(LabSpec { profile: "lan".to_owned(), ..ctx.spec() })?;
     lab.start_all()?;
@@ -506,18 +507,9 @@ fn hogs_take_no_lease(ctx: &mut Ctx) -> Result<()> {
         let probe = status(&node)?.realtime.probe;
         ensure!(probe.starts_with("deadline"), "{} probes by {probe}", node.name());
     }
-    let lapses = || -> Result<u64> { lab.nodes().map(|node| Ok(status(&node)?.lease.lapses)).sum() };
-    let mut least = u64::MAX;
-    for _ in 0..2 {
-        let before = lapses()?;
-        Hogs::start()?.end()?;
-        least = least.min(lapses()? - before);
-        ctx.step(&format!("{least} lapses"));
-        if least == 0 {
-            break;
-        }
-    }
-    ensure!(least < Hogs::SECONDS, "{least} leases lapsed in {} s of hogs", Hogs::SECONDS);
+    let (lapsed, unnamed) = lapses_beside_hogs(&lab, HOGS_S)?;
+    ctx.step(&format!("{lapsed} lapses"));
+    ensure!(unnamed == 0, "{unnamed} of {lapsed} leases lapsed, and the machine did not stand still");
     lab.down()
 }
 

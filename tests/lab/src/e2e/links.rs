@@ -3,7 +3,9 @@
 //! A peer that falls silent on both links at once may be told `link_late` first: the kernel's timer looks at one cell
 //! after the other.
 
-use anyhow::{Result, ensure};
+use std::{thread, time::Duration};
+
+use anyhow::{Context, Result, ensure};
 use ringbeat_control::{DaemonState, EdgeState, EventRecord, Mode};
 
 use super::{
@@ -12,7 +14,7 @@ use super::{
         Ears, all_up, cluster, edge, is_called, is_of_views, link, lost, name, peer, quiet, status, wait,
     },
 };
-use crate::{Cut, Direction, Lab, LabSpec, Node, StartOptions, sys::clock::WallClock};
+use crate::{Cut, Direction, Lab, LabSpec, Node, StartOptions, boottime_ns, sys::clock::WallClock};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "links/crashed_node_is_down", needs: ALL, timeout: TIMEOUT, run: crashed_node_is_down },
@@ -52,6 +54,8 @@ pub(super) const TESTS: &[Test] = &[
 
 const EVERYONE: [&str; 3] = ["n1", "n2", "n3"];
 const SURVIVORS: [&str; 2] = ["n1", "n3"];
+/// By then all that was sent has arrived or is lost, and what came back proves nothing any more.
+const ARRIVED: Duration = Duration::from_millis(150);
 
 /// What a node tells of a peer that falls silent on both links; a late link may come first.
 fn down(peer: &str) -> ([String; 3], [String; 2]) {
@@ -206,7 +210,26 @@ fn cut_towards_a_node(ctx: &mut Ctx) -> Result<()> {
 
 /// Nobody hears n2, and so its stamps come back from nobody.
 fn cut_away_from_a_node(ctx: &mut Ctx) -> Result<()> {
-    lost_and_found(ctx, |lab| lab.cut(&Cut::node("n2").direction(Direction::Out)), n2_apart)
+    let strike = |lab: &Lab| {
+        let struck_ns = lab.cut(&Cut::node("n2").direction(Direction::Out))?;
+        rows_grow_old(lab, struck_ns)?;
+        Ok(struck_ns)
+    };
+    lost_and_found(ctx, strike, n2_apart)
+}
+
+/// Frames go on coming to n2, and prove nothing: the rows that it shows stay those of the last proof.
+fn rows_grow_old(lab: &Lab, struck_ns: u64) -> Result<()> {
+    let n2 = lab.node("n2")?;
+    // What was on its way arrives by then.
+    thread::sleep(2 * ARRIVED);
+    for name in ["n1", "n3"] {
+        let since = Duration::from_nanos(boottime_ns() - struck_ns);
+        let age = peer(&n2, name)?.row_age_ms.context("no row")?;
+        let least = (since - ARRIVED).as_secs_f64() * 1e3;
+        ensure!(age >= least, "n2 shows a row of {name} as {age} ms old, {since:?} after the last proof");
+    }
+    Ok(())
 }
 
 fn n2_apart(node: &str) -> Vec<&'static str> {

@@ -1,10 +1,14 @@
 //! The pins of a node's daemon, made what a daemon may find: those of a version back, those of a stranger.
 
-use std::{fs, path::PathBuf};
+use std::{fs, os::fd::AsFd as _, path::PathBuf};
 
-use anyhow::{Context as _, Result};
-use aya::EbpfLoader;
+use anyhow::{Context as _, Result, bail};
+use aya::{
+    EbpfLoader,
+    maps::{Map, MapData},
+};
 use ringbeat_common::maps::{ABI, ABI_OLDEST};
+use ringbeatd::sys::mapped::Mapped;
 
 use super::Node;
 
@@ -17,6 +21,16 @@ impl Node<'_> {
     /// The pins of this build's daemon, as seen from outside.
     pub(crate) fn pins(&self) -> Result<PathBuf> {
         Ok(self.root()?.join(format!("{PINS}/abi{ABI}")))
+    }
+
+    /// A pinned map of one value. It stands in the kernel, also when its programs have no daemon.
+    pub(crate) fn pinned<T: Copy>(&self, name: &str) -> Result<Mapped<T>> {
+        let pin = MapData::from_pin(self.pins()?.join(name))
+            .with_context(|| format!("{} has pinned no {name}", self.name()))?;
+        let Map::Array(map) = Map::from_map_data(pin)? else {
+            bail!("{name} of {} is no array", self.name())
+        };
+        Ok(Mapped::new(map.fd().as_fd(), 1)?)
     }
 
     /// Makes them those of the version before: without what came with this one, in a folder of that name. Gives the folder.

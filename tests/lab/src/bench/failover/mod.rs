@@ -79,6 +79,14 @@ pub(crate) struct Failover {
     pub(crate) wrong: Vec<String>,
 }
 
+impl Failover {
+    /// In ms, for how long nobody answered in each run in which that was longer, and the monitor names no stall.
+    pub(crate) fn unexcused_above(&self, most_ms: f64) -> Vec<f64> {
+        let unexcused = self.outliers.iter().filter(|outlier| outlier.stall_ms.is_none());
+        unexcused.map(|outlier| outlier.unanswered_ms).filter(|ms| *ms > most_ms).collect()
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct Outlier {
     run: usize,

@@ -3,7 +3,10 @@
 use std::{fs, thread, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
+use ringbeat_common::lease::{self, Words as _};
+use ringbeat_common::maps::LeaseTable;
 use ringbeat_control::Client;
+use ringbeatd::plane::lease::LeaseCells;
 use serde::Serialize;
 
 use super::{HEALING, PATIENCE};
@@ -202,6 +205,22 @@ impl Strike<'_> {
         })
     }
 
+    /// By the table that the gate itself looks at, whatever the daemon does: no lease of the node lasts.
+    fn gate_is_closed(&self) -> Result<()> {
+        let table = self.node.pinned::<LeaseTable>("LEASE")?;
+        let cells = LeaseCells(table.words());
+        let (gate, carried_us) = (cells.load(lease::GATES), cells.load(lease::GATES + 1));
+        let until_ns = cells.until_ns().max(carried_us * 1000);
+        let until_ns = self.options.clock.map_or(until_ns, |clock| clock.true_ns(until_ns));
+        let now_ns = boottime_ns();
+        ensure!(
+            gate == 0 || until_ns < now_ns,
+            "the gate of a holder that stands still is open for {} ms more",
+            until_ns.saturating_sub(now_ns) / 1_000_000
+        );
+        Ok(())
+    }
+
     /// Makes all as it was before.
     pub(super) fn mend(&self, scenario: Scenario, fault_ns: u64) -> Result<()> {
         match scenario {
@@ -215,6 +234,7 @@ impl Strike<'_> {
             Scenario::Stall => {
                 let since = Duration::from_nanos(boottime_ns() - fault_ns);
                 thread::sleep(LONG.saturating_sub(since));
+                self.gate_is_closed()?;
                 self.node.resume()?;
                 let said = Client::connect(&self.node.socket()?)?.status()?;
                 let is_open = said.addresses.iter().any(|address| address.here == "open");
