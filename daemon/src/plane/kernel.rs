@@ -226,10 +226,13 @@ impl KernelPlane {
         self.latch.copy(0)
     }
 
-    /// Makes a cell look as if its peer had been heard then and not answered since, for the bench of the scan.
+    /// Makes a cell look as if its peer had been heard then and not answered since, and had the longest deadline for that: for
+    /// the bench of the scan.
     #[doc(hidden)]
     pub fn pretend(&self, link: u8, slot: u8, heard_ns: u64) {
         let index = cell(link, slot);
+        self.watch_word(index, offset_of!(Watch, deadline_ns))
+            .store(1_000_000 << 32 | u64::from(u32::MAX), Ordering::SeqCst);
         self.watch_word(index, offset_of!(Watch, heard_ns)).store(heard_ns, Ordering::SeqCst);
         self.watch_word(index, offset_of!(Watch, unanswered_ns)).store(heard_ns, Ordering::SeqCst);
         self.watch_word(index, offset_of!(Watch, state))

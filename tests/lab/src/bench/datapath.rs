@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use ringbeat_common::frame::{FRAME_BYTES, Frame, Kind, flags};
 use ringbeat_common::limits::{LINKS_MAX, NODES_MAX};
 use ringbeat_common::view::View;
+use ringbeat_common::watch::state;
 use ringbeat_config::Datapath;
 use ringbeat_control::Client;
 use ringbeatd::plane::{Gated as LeasedAddress, Identity, KernelPlane, PlaneLink, Tried, lease::Votes};
@@ -166,7 +167,7 @@ fn packets() -> Result<Packets> {
         })
     };
     let (gate_unleased_ns, gate_leased_ns) = (gated(false)?, gated(true)?);
-    let scan_ns = scans(&plane);
+    let scan_ns = scans(&plane)?;
     let whole = View::new(2, 0, u64::MAX, LEASE_US, 1);
     serve(&mut plane, whole)?;
     let answered_of_64_ns = lone(&mut plane, Kind::Probe, whole, XDP_TX)?;
@@ -214,7 +215,7 @@ fn serve(plane: &mut KernelPlane, view: View) -> Result<()> {
 }
 
 /// All cells as the scan likes them least: heard, unanswered, and none of them late.
-fn scans(plane: &KernelPlane) -> Quantiles {
+fn scans(plane: &KernelPlane) -> Result<Quantiles> {
     let mut samples = Vec::new();
     for _ in 0..SCANS {
         for link in 0..LINKS_MAX as u8 {
@@ -224,8 +225,11 @@ fn scans(plane: &KernelPlane) -> Quantiles {
         }
         thread::sleep(Duration::from_millis(3));
         samples.push(plane.tick().scan_ns as f64);
+        let all = (0..LINKS_MAX as u8).flat_map(|link| (0..NODES_MAX as u8).map(move |slot| (link, slot)));
+        let late = all.filter(|(link, slot)| plane.state(*link, *slot) & state::HEARD == 0).count();
+        ensure!(late == 0, "{late} cells were late: the scan had less to do");
     }
-    Quantiles::of(samples)
+    Ok(Quantiles::of(samples))
 }
 
 fn plane() -> Result<KernelPlane> {
