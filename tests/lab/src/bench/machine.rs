@@ -31,6 +31,8 @@ const MONITOR_SHARE: Share = Share { runtime_ns: 20_000, period_ns: 200_000 };
 /// The monitor's priority: above all that it watches.
 const MONITOR_PRIORITY: i32 = 98;
 const HOG_PRIORITY: i32 = 50;
+/// Of the fields of /proc/stat (USER_HZ).
+const TICKS_PER_S: f64 = 100.0;
 /// Stalls that are told one by one.
 const STALLS_SHOWN: usize = 20;
 
@@ -241,10 +243,13 @@ pub(super) fn loadavg() -> Result<f64> {
     Ok(loads.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or_default())
 }
 
-/// The machine's CPU time, in ticks.
+/// The machine's CPU time. What a core did while it was not idle is sampled by its tick, and short work that keeps step with
+/// that is seen always or never; since when it was idle the kernel measures (`get_cpu_idle_time_us`), where it stops the tick
+/// of idle cores. So busy is all that was not idle.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ticks {
-    all: u64,
+    /// By the clock, of all cores, in hundredths of a second.
+    all: f64,
     idle: u64,
     steal: u64,
 }
@@ -256,25 +261,27 @@ impl Ticks {
         let line = text.lines().next().context("/proc/stat is empty")?;
         let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
         let at = |index: usize| ticks.get(index).copied().unwrap_or_default();
-        Ok(Self { all: ticks.iter().take(8).sum(), idle: at(3) + at(4), steal: at(7) })
+        let all = monotonic_ns() as f64 / 1e9 * TICKS_PER_S * cores() as f64;
+        Ok(Self { all, idle: at(3) + at(4), steal: at(7) })
     }
 
     /// From then to this.
-    pub(super) const fn since(self, then: Self) -> Self {
+    pub(super) fn since(self, then: Self) -> Self {
         Self { all: self.all - then.all, idle: self.idle - then.idle, steal: self.steal - then.steal }
     }
 
     /// Of all, in percent.
     pub(super) fn steal_pct(self) -> f64 {
-        if self.all == 0 { 0.0 } else { self.steal as f64 * 100.0 / self.all as f64 }
+        if self.all > 0.0 { self.steal as f64 * 100.0 / self.all } else { 0.0 }
     }
 
     /// Busy time, in hundredths of one core; what was stolen is nobody's here.
     pub(super) fn busy_pct_of_core(self) -> f64 {
-        if self.all == 0 {
+        if self.all <= 0.0 {
             return 0.0;
         }
-        (self.all - self.idle - self.steal) as f64 * 100.0 * cores() as f64 / self.all as f64
+        let busy = self.all - (self.idle + self.steal) as f64;
+        busy.max(0.0) * 100.0 * cores() as f64 / self.all
     }
 }
 
