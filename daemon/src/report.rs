@@ -301,7 +301,7 @@ fn peer(runtime: &Runtime, slot: u8) -> PeerReport {
     // as it is.
     let proofs = runtime.started.links.iter().map(|link| {
         let plane = &runtime.started.plane;
-        (plane.cell(link.id, slot).watch.heard_ns, plane.slot(link.id, slot))
+        (plane.heard_ns(link.id, slot), plane.slot(link.id, slot))
     });
     let newest = proofs.filter(|(_, there)| there.proof != 0).max_by_key(|(heard_ns, _)| *heard_ns);
     let row = newest.map(|(heard_ns, there)| (there.heard, heard_ns));

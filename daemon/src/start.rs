@@ -27,7 +27,7 @@ use crate::plane::load::chain;
 use crate::plane::pins::{BPFFS, PinError, Pins};
 use crate::plane::{Gated, Identity, KernelPlane, Others, Plane, PlaneLink, SocketPlane};
 use crate::probe::{self, Book};
-use crate::reserve::{self, Reserve};
+use crate::reserve::{self, Reserve, Reserved};
 use crate::sockets::LinkSockets;
 use crate::stop::Stop;
 use crate::sys::clock::boot_ns;
@@ -137,7 +137,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
     let clean = reserve::take_clean(&clean_note);
     // A table that a daemon made and did not come to fill tells nothing.
     let knows = kept && plane.lease().knows();
-    let quiet_until_ns = if knows || clean { 0 } else { quiet_until_ns(&reserve) };
+    let quiet_until_ns = if knows || clean { 0 } else { quiet_until_ns(reserve.found(), boot_ns()) };
     if quiet_until_ns != 0 {
         plane.lease().adopt_unknown(quiet_until_ns);
     }
@@ -235,12 +235,9 @@ fn others(
 /// Until when a daemon before this one may have promised, when nothing pinned says so: 1.25 of the longest lease that
 /// was ever counted on, from now. If nothing on disk says which: of the longest that there can be. That a machine has just
 /// booted is no reason to wait for less: a container may be new where its machine's clock is old, and the other way round.
-fn quiet_until_ns(reserve: &Reserve) -> u64 {
+fn quiet_until_ns(found: Reserved, now_ns: u64) -> u64 {
     let quarters = |ns: u64| ns / 4 * PROMISE_QUARTERS;
-    match reserve.found().lease_ns {
-        0 => boot_ns() + quarters(LEASE_MAX_NS),
-        lease_ns => boot_ns() + quarters(lease_ns),
-    }
+    now_ns + quarters(if found.lease_ns == 0 { LEASE_MAX_NS } else { found.lease_ns })
 }
 
 /// The thread that holds addresses, if there are any.
@@ -526,5 +523,19 @@ fn enter_realtime(
             }
         };
         said.granted = !said.probe.starts_with("normal") && said.memory.starts_with("locked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_knows_nothing_waits_for_the_longest_lease_that_there_can_be() {
+        let quiet = |lease_ns, now_ns| quiet_until_ns(Reserved { ceiling: 0, lease_ns }, now_ns);
+        // However long the machine has been up.
+        assert_eq!(quiet(0, 0), 2_500_000_000);
+        assert_eq!(quiet(0, 90_000_000_000), 92_500_000_000);
+        assert_eq!(quiet(20_000_000, 90_000_000_000), 90_025_000_000);
     }
 }

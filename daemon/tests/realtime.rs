@@ -3,6 +3,8 @@
 //! Alone in its file: the budget is the process's.
 
 mod common;
+#[path = "common/policy.rs"]
+mod policy;
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +17,13 @@ fn over_budget_is_back_to_normal() {
         if let Err(error) = enter(1) {
             return common::skipped(error);
         }
-        assert_eq!((is_over_budget(), common::policy().as_str()), (false, "1"), "SCHED_FIFO");
+        assert_eq!((is_over_budget(), policy::policy().as_str()), (false, "1"), "SCHED_FIFO");
         let end = Instant::now() + Duration::from_secs(4);
         while !is_over_budget() && Instant::now() < end {
             std::hint::spin_loop();
         }
         assert!(is_over_budget(), "four seconds without a pause were not noticed");
-        assert_eq!(common::policy(), "0", "SCHED_OTHER again");
+        assert_eq!(policy::policy(), "0", "SCHED_OTHER again");
     });
     ran_away.join().expect("no assertion failed");
 }

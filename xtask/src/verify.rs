@@ -5,6 +5,8 @@
 //! Deliberately not here: tests (`cargo xtask test`), and anything that writes to the source tree, but for
 //! `fix`.
 
+use std::process::Command;
+
 use anyhow::Result;
 
 use crate::process::{self, Workspace};
@@ -77,9 +79,13 @@ fn fmt(workspace: &Workspace) -> Result<Passage> {
 }
 
 fn clippy(workspace: &Workspace) -> Result<Passage> {
+    process::shown(lints(workspace).args(["--", "-D", "warnings"])).map(passage)
+}
+
+fn lints(workspace: &Workspace) -> Command {
     let mut command = workspace.cargo();
-    command.arg("clippy").args(CRATES).args(["--locked", "--all-targets", "--", "-D", "warnings"]);
-    process::shown(&mut command).map(passage)
+    command.arg("clippy").args(CRATES).args(["--locked", "--all-targets"]);
+    command
 }
 
 /// Clippy over the kernel programs, for their own target and in a folder of their own.
@@ -98,15 +104,9 @@ fn kernel(workspace: &Workspace) -> Result<Passage> {
 
 /// The workspace as it is where the tools for kernel programs are missing.
 fn no_bpf(workspace: &Workspace) -> Result<Passage> {
-    let mut command = workspace.cargo();
-    command
-        .arg("clippy")
-        .args(CRATES)
-        .args(["--locked", "--all-targets", "--target-dir"])
-        .arg(workspace.target().join("no-bpf"))
-        .args(["--", "-D", "warnings"])
-        .env("RINGBEAT_NO_BPF", "1");
-    process::shown(&mut command).map(passage)
+    let mut command = lints(workspace);
+    command.arg("--target-dir").arg(workspace.target().join("no-bpf")).args(["--", "-D", "warnings"]);
+    process::shown(command.env("RINGBEAT_NO_BPF", "1")).map(passage)
 }
 
 fn tidy(workspace: &Workspace) -> Result<Passage> {

@@ -371,6 +371,11 @@ impl KernelPlane {
         self.counters.word(cell(link, slot), offset_of!(Counters, probes_sent)).load(Ordering::Relaxed)
     }
 
+    /// See [`super::Plane::heard_ns`].
+    pub fn heard_ns(&self, link: u8, slot: u8) -> u64 {
+        self.watch_word(cell(link, slot), offset_of!(Watch, heard_ns)).load(Ordering::SeqCst)
+    }
+
     /// See [`super::Plane::slot`].
     pub fn slot(&self, link: u8, slot: u8) -> Slot {
         self.slots.get(&(cell(link, slot) as u32), UNDER_LOCK).map_or(Slot::default(), |value| value.0)

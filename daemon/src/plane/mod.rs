@@ -159,6 +159,11 @@ impl Plane {
         either!(self, plane => plane.probes_sent(link, slot))
     }
 
+    /// When a peer last proved its life on a link; 0 for never. Without the histograms, too.
+    pub fn heard_ns(&self, link: u8, slot: u8) -> u64 {
+        either!(self, plane => plane.heard_ns(link, slot))
+    }
+
     /// What is known of a peer on a link.
     pub fn slot(&self, link: u8, slot: u8) -> Slot {
         either!(self, plane => plane.slot(link, slot))

@@ -144,6 +144,11 @@ impl SocketPlane {
         self.shared.table().cell(link, slot).1.probes_sent
     }
 
+    /// See [`super::Plane::heard_ns`].
+    pub fn heard_ns(&self, link: u8, slot: u8) -> u64 {
+        self.shared.table().cell(link, slot).0.heard_ns
+    }
+
     /// See [`super::Plane::slot`].
     pub fn slot(&self, link: u8, slot: u8) -> Slot {
         self.shared.table().slot(link, slot)
