@@ -4,6 +4,7 @@
 //! only onto the interface, by its number, on which its gate stands. That it is off is said when no interface has it.
 //! Deliberately not there: any decision, and a fight over an address that a stranger uses: that is told, and no more.
 
+mod ear;
 pub mod netlink;
 mod place;
 mod sweep;

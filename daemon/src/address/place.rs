@@ -1,15 +1,15 @@
 //! One service address: what is wanted of it, what has become of it, and what is to be done next.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringbeat_config::Service;
 use tokio::io::unix::AsyncFd;
 
+use super::ear::Ear;
 use super::netlink::Found;
-use super::wire;
+use super::wire::{self, Claim};
 use crate::sys::packet::PacketSocket;
 
 /// When an address that was taken is announced, after the order to: at once, for those who lost that one, and for those who
@@ -53,7 +53,10 @@ pub(super) struct Place {
     announced_from: Option<Instant>,
     /// Announcements that are out.
     said: usize,
-    socket: Option<(u32, Arc<AsyncFd<PacketSocket>>)>,
+    /// The socket of announcements, and the interface that it is on.
+    voice: Option<(u32, PacketSocket)>,
+    /// The socket by which strangers are heard, and the interface that it is on.
+    ear: Option<(u32, Arc<AsyncFd<Ear>>)>,
     strangers: u32,
     told_conflict: Option<(Instant, [u8; 6])>,
 }
@@ -71,7 +74,8 @@ impl Place {
             told_at: None,
             announced_from: None,
             said: 0,
-            socket: None,
+            voice: None,
+            ear: None,
             strangers: 0,
             told_conflict: None,
         }
@@ -121,38 +125,45 @@ impl Place {
     }
 
     fn announce(&mut self) {
-        let said = self.socket().and_then(|socket| {
-            let frames = wire::announcements(self.service.address(), socket.get_ref().mac());
-            frames.iter().try_for_each(|frame| socket.get_ref().send(frame))
+        let address = self.service.address();
+        let said = self.voice().and_then(|voice| {
+            wire::announcements(address, voice.mac()).iter().try_for_each(|frame| voice.send(frame))
         });
         if let Err(error) = said {
             tracing::debug!(address = %self.service, %error, "an announcement could not leave");
         }
     }
 
-    /// The socket on its interface.
-    pub(super) fn socket(&mut self) -> io::Result<Arc<AsyncFd<PacketSocket>>> {
+    /// The socket of announcements, on its interface.
+    fn voice(&mut self) -> io::Result<&PacketSocket> {
         let Wish::Held(ifindex) = self.wish else { return Err(io::ErrorKind::NotFound.into()) };
-        if let Some((of, socket)) = &self.socket
-            && *of == ifindex
-        {
-            return Ok(Arc::clone(socket));
+        let there = self.voice.take().filter(|(of, _)| *of == ifindex);
+        let voice = there.map_or_else(|| PacketSocket::open(ifindex, 0).map(|new| (ifindex, new)), Ok)?;
+        Ok(&self.voice.insert(voice).1)
+    }
+
+    /// Opens voice and ear on its interface, if they are not there yet.
+    pub(super) fn listen(&mut self) -> io::Result<()> {
+        let Wish::Held(ifindex) = self.wish else { return Err(io::ErrorKind::NotFound.into()) };
+        self.voice()?;
+        if self.ear.as_ref().is_some_and(|(of, _)| *of == ifindex) {
+            return Ok(());
         }
-        let hears = if self.service.address().is_ipv4() { wire::ARP } else { 0 };
+        self.ear = None;
+        let ear = Ear::open(ifindex, self.service.address())?;
         #[expect(
             deprecated,
             reason = "its successor is unsafe; our socket owns one descriptor for its whole life"
         )]
-        let socket = AsyncFd::new(PacketSocket::open(ifindex, hears)?)?;
-        let socket = Arc::new(socket);
-        self.socket = Some((ifindex, Arc::clone(&socket)));
-        Ok(socket)
+        let ear = AsyncFd::new(ear)?;
+        self.ear = Some((ifindex, Arc::new(ear)));
+        Ok(())
     }
 
     /// The socket by which strangers are heard, while it is held.
-    pub(super) fn ear(&self) -> Option<Arc<AsyncFd<PacketSocket>>> {
+    pub(super) fn ear(&self) -> Option<Arc<AsyncFd<Ear>>> {
         self.held_since?;
-        Some(Arc::clone(&self.socket.as_ref()?.1))
+        Some(Arc::clone(&self.ear.as_ref()?.1))
     }
 
     /// Whether it was held, and is not among these any more.
@@ -176,10 +187,10 @@ impl Place {
     }
 
     /// A stranger who says so twice, or once when nobody else can be meant.
-    pub(super) fn strange(&mut self, address: Ipv4Addr, mac: [u8; 6], now: Instant) -> bool {
-        let own = self.socket.as_ref().map(|(_, socket)| socket.get_ref().mac());
+    pub(super) fn strange(&mut self, Claim { address, mac }: Claim, now: Instant) -> bool {
+        let own = self.voice.as_ref().map(|(_, voice)| voice.mac());
         let Some(since) = self.held_since else { return false };
-        if IpAddr::V4(address) != self.service.address() || own == Some(mac) {
+        if address != self.service.address() || own == Some(mac) {
             return false;
         }
         self.strangers += 1;

@@ -8,12 +8,13 @@ use rustix::fd::OwnedFd;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::ear::Ear;
 use super::netlink::{Netlink, NetlinkError, Notes};
 use super::place::{Place, Wish};
 use super::sweep::Sweep;
-use super::{Done, Order, wire};
+use super::wire::Claim;
+use super::{Done, Order};
 use crate::sys::clock::boot_ns;
-use crate::sys::packet::PacketSocket;
 use crate::sys::socket::interface_index;
 
 /// What has failed is tried again so often, as long as nobody calls it off.
@@ -26,8 +27,6 @@ const BLIND_MAX: u32 = 5;
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two looks at the least, however much it says.
 const LOOK_LEAST: Duration = Duration::from_millis(10);
-/// The largest ARP frame of interest.
-const FRAME_BYTES: usize = 64;
 
 /// The way back to the main loop.
 pub(super) struct Teller {
@@ -71,7 +70,7 @@ impl Worker<'_> {
                 },
                 () = until(due) => {}
                 () = some(notes.as_ref()) => look_at = look_at.min(looked + LOOK_LEAST),
-                heard = hear(&ears) => self.take(&heard),
+                claim = hear(&ears) => self.take(claim),
             }
             let now = Instant::now();
             if look_at <= now {
@@ -180,12 +179,11 @@ impl Worker<'_> {
         }
     }
 
-    fn take(&mut self, frame: &[u8]) {
-        let Some((address, mac)) = wire::claim(frame) else { return };
+    fn take(&mut self, claim: Claim) {
         let now = Instant::now();
         for (index, place) in self.places.iter_mut().enumerate() {
-            if place.strange(address, mac, now) {
-                self.teller.tell(Done::Conflict { index, mac });
+            if place.strange(claim, now) {
+                self.teller.tell(Done::Conflict { index, mac: claim.mac });
             }
         }
     }
@@ -198,7 +196,7 @@ fn hold(place: &mut Place, index: usize, ifindex: u32, netlink: &mut Netlink) ->
         Done::Failed { index, why }
     })?;
     place.held_since = Some(Instant::now());
-    if let Err(error) = place.socket() {
+    if let Err(error) = place.listen() {
         tracing::warn!(address = %place.service, %error, "strangers are not heard");
     }
     let was_taken_away = std::mem::take(&mut place.is_taken_away);
@@ -229,24 +227,22 @@ async fn some(notes: Option<&Notes>) {
     }
 }
 
-/// The next ARP frame of any of these sockets.
-async fn hear(sockets: &[Arc<AsyncFd<PacketSocket>>]) -> Vec<u8> {
+/// The next claim that any of these hears.
+async fn hear(ears: &[Arc<AsyncFd<Ear>>]) -> Claim {
     let mut waiting = tokio::task::JoinSet::new();
-    for socket in sockets {
-        let socket = Arc::clone(socket);
+    for ear in ears {
+        let ear = Arc::clone(ear);
         waiting.spawn(async move {
             loop {
-                let Ok(mut ready) = socket.readable().await else { std::future::pending().await };
-                let mut frame = [0; FRAME_BYTES];
-                let taken = ready.try_io(|socket| socket.get_ref().receive(&mut frame));
-                if let Ok(Ok(length)) = taken {
-                    return frame[..length.min(FRAME_BYTES)].to_vec();
+                let Ok(mut ready) = ear.readable().await else { std::future::pending().await };
+                if let Ok(Ok(Some(claim))) = ready.try_io(|ear| ear.get_ref().hear()) {
+                    return claim;
                 }
             }
         });
     }
     match waiting.join_next().await {
-        Some(Ok(frame)) => frame,
+        Some(Ok(claim)) => claim,
         _ => std::future::pending().await,
     }
 }

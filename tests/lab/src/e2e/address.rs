@@ -8,7 +8,6 @@ use std::{
     fs,
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, UdpSocket},
-    thread,
     time::{Duration, Instant},
 };
 
@@ -74,7 +73,6 @@ pub(super) const TESTS: &[Test] = &[
     Test { name: "address/neighbours_follow", needs: ALL, timeout: LONG, run: neighbours_follow },
     Test { name: "address/other_interfaces", needs: ALL, timeout: LONG, run: other_interfaces },
     Test { name: "address/failed_start", needs: ALL, timeout: LONG, run: failed_start },
-    Test { name: "address/stranger", needs: ALL, timeout: LONG, run: stranger },
     Test { name: "address/stopped_gives_up", needs: ALL, timeout: LONG, run: stopped_gives_up },
 ];
 
@@ -390,45 +388,6 @@ pub(super) fn pinned_gates(node: &Node<'_>) -> Result<Vec<String>> {
     let names = folder.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));
     let names = names.collect::<Result<Vec<_>>>()?;
     Ok(names.into_iter().filter(|name| name.starts_with("gate_")).collect())
-}
-
-fn stranger(ctx: &mut Ctx) -> Result<()> {
-    let lab = lab(ctx)?;
-    let held = holder(&lab)?;
-    // A new holder's announcements are over by then: what it says of the address from here on is an answer to the stranger.
-    thread::sleep(Duration::from_millis(3200));
-    let client = lab.node("client")?;
-    let wire = client.packets("svc0")?;
-    wire.set_patience(Duration::from_millis(50))?;
-    let mut ear = Ear::on(&lab.node(&held)?)?;
-    for round in 0..runs() {
-        let mac = [2, 0, 0, 0, 1, u8::try_from(round % 256)?];
-        let told = mac.map(|byte| format!("{byte:02x}")).join(":");
-        let mut frame = vec![0xff; 6];
-        frame.extend(mac);
-        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 2]);
-        frame.extend(mac);
-        frame.extend([10, 78, 0, 100]);
-        frame.extend([0xff; 6]);
-        frame.extend([10, 78, 0, 100]);
-        wait("the stranger is told", || {
-            wire.send(&frame)?;
-            let status = status(&lab.node(&held)?)?;
-            Ok(status.addresses[0].conflict.as_deref() == Some(&told))
-        })?;
-        ensure!(holder(&lab)? == held, "the holder gave way to a stranger");
-        let event = ear.hears(&format!("address_conflict {held}"))?;
-        ensure!(event.text.as_ref().is_some_and(|text| text.contains(&told)), "told as {event:?}");
-        ear.forget()?;
-        let end = Instant::now() + Duration::from_millis(300);
-        while Instant::now() < end {
-            let mut buffer = [0; 256];
-            let Ok(heard) = wire.recv(&mut buffer) else { continue };
-            let is_fight = heard.len() >= 42 && heard[12..14] == [8, 6] && heard[28..32] == [10, 78, 0, 100];
-            ensure!(!is_fight || heard[22..28] == mac, "the holder fights over the address: {heard:02x?}");
-        }
-    }
-    lab.down()
 }
 
 fn stopped_gives_up(ctx: &mut Ctx) -> Result<()> {

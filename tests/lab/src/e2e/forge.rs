@@ -17,7 +17,7 @@ use ringbeatd::keys::{Derived, derive};
 use serde_json::{Value, json};
 
 use super::expect::is_of_views;
-use crate::{Lab, Node, PacketSocket, boottime_ns};
+use crate::{Lab, Node, PacketSocket, bench::prober::checksum, boottime_ns};
 
 /// A frame that was seen, and the packet around it.
 pub(super) type Captured = (Frame, Vec<u8>);
@@ -82,15 +82,6 @@ pub(super) fn packet(from: &Node<'_>, to: &Node<'_>, link: u8, payload: &[u8]) -
     }
     bytes.extend(payload);
     Ok(bytes)
-}
-
-/// The checksum of an IPv4 header (RFC 791).
-pub(super) fn checksum(header: &[u8]) -> u16 {
-    let mut sum: u32 = header.chunks_exact(2).map(|two| u32::from(two[0]) << 8 | u32::from(two[1])).sum();
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !u16::try_from(sum).unwrap_or(u16::MAX)
 }
 
 /// The heartbeat frame in a packet, if there is one.

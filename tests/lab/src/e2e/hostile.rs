@@ -16,11 +16,11 @@ use serde_json::{Value, json};
 use super::{
     ALL, ALONE, Ctx, TIMEOUT, Test,
     forge::{
-        Forger, PATIENCE, all_hear, ask, checksum, drops, grown, hears, incarnation, is_calm, packet, record,
-        told, until,
+        Forger, PATIENCE, all_hear, ask, drops, grown, hears, incarnation, is_calm, packet, record, told,
+        until,
     },
 };
-use crate::{Lab, LabSpec, Node, PacketSocket, StartOptions};
+use crate::{Lab, LabSpec, Node, PacketSocket, StartOptions, bench::prober::checksum};
 
 pub(super) const TESTS: &[Test] = &[
     Test { name: "hostile/another_key", needs: ALL, timeout: TIMEOUT, run: another_key },

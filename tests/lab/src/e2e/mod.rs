@@ -14,6 +14,7 @@ mod interface;
 mod lab;
 mod links;
 mod pins;
+mod strangers;
 mod views;
 mod wire;
 
@@ -114,6 +115,7 @@ fn groups() -> impl Iterator<Item = &'static Test> {
         hostile::TESTS,
         pins::TESTS,
         address::TESTS,
+        strangers::TESTS,
         views::TESTS,
         interface::TESTS,
         docs::TESTS,
