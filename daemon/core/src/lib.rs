@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod cpg;
 pub mod detector;
 pub mod handshake;
 pub mod limits;
@@ -29,5 +30,6 @@ pub mod membership;
 #[doc(hidden)]
 pub mod mutation;
 pub mod record;
+pub mod srp;
 mod timers;
 pub mod told;

@@ -60,3 +60,28 @@ pub const START_WAIT_INTERVALS: u64 = 20;
 pub const START_WAIT_MIN_NS: u64 = 100_000_000;
 /// The longest, in ns.
 pub const START_WAIT_MAX_NS: u64 = 1_000_000_000;
+
+/// Packets of a ring that a node keeps, from the lowest that not all have.
+pub const RING_STORE_MAX: u64 = 4_096;
+/// The most bytes of a packet's payload: what UDP over IPv4 carries, without all headers.
+pub const RING_PAYLOAD_MAX: usize = 65_400;
+/// Requests for missing packets that a token carries.
+pub const RING_REQUESTS_MAX: usize = 128;
+/// The longest message, in bytes; longer ones are cut by those who send them.
+pub const RING_MESSAGE_MAX: usize = 1 << 20;
+/// Messages that wait to be sent.
+pub const RING_QUEUE_MAX: usize = 4_096;
+/// Bytes of them.
+pub const RING_QUEUE_BYTES_MAX: usize = 4 << 20;
+
+/// Members whose ring was lost agree anew after so long, in ns, and after twice as long each time that follows.
+pub const RING_AGAIN_MIN_NS: u64 = 200_000_000;
+/// But not after longer than this.
+pub const RING_AGAIN_MAX_NS: u64 = 10_000_000_000;
+
+/// Bytes of a process group's name.
+pub const GROUP_NAME_MAX: usize = 128;
+/// Processes in a group.
+pub const GROUP_MEMBERS_MAX: usize = 128;
+/// Places that the processes of one node have in groups: so many fit one message of the ring, their names as long as can be.
+pub const GROUP_PLACES_MAX: usize = 4_096;

@@ -41,4 +41,24 @@ pub enum Mutation {
     FollowAnything,
     /// A superseded incarnation is accepted again.
     SupersededBelieved,
+    /// A safe message is delivered as soon as it is there.
+    SafeAtOnce,
+    /// What the token says once counts as what all have.
+    SafeOnce,
+    /// What a node has said that it will deliver it forgets at the next change.
+    ObligationForgotten,
+    /// Behind what is missing everything is delivered.
+    GapIgnored,
+    /// A message that a change has interrupted goes on where it was.
+    CutKept,
+    /// A token that has been here is taken again.
+    TokenTwice,
+    /// A ring is installed as soon as nobody seems to have more.
+    RingEarly,
+    /// Nobody gives the others what they lack.
+    NothingGiven,
+    /// A packet of any ring is taken for one of this.
+    AnyRing,
+    /// Whether there is more to give is said only after giving.
+    FlagLate,
 }

@@ -291,6 +291,15 @@ impl Detector {
         hearing.fold(bit(self.own), |row, peer| row | bit(peer.slot))
     }
 
+    /// The links on which a peer is heard, a bit for each link's id.
+    pub fn links_of(&self, slot: u8) -> u8 {
+        let heard = self
+            .links
+            .iter()
+            .filter(|link| link.up && self.edge_state(link.times.link, slot) == EdgeState::Up);
+        heard.fold(0, |set, link| set | 1u8.checked_shl(u32::from(link.times.link)).unwrap_or(0))
+    }
+
     /// Whether all own links are down.
     pub fn is_alone(&self) -> bool {
         self.links.iter().all(|link| !link.up)

@@ -90,7 +90,9 @@ impl Membership {
         let others = bits(self.choice).filter_map(|slot| self.heard_of[usize::from(slot)]);
         let overtaken =
             others.filter(|other| other.view.epoch >= mine.epoch && other.view != mine).count() > 0;
-        if self.stands() && !overtaken && !self.owners_change() {
+        let installed = self.installed.view;
+        let is_lost = installed == mine && self.lost.is_due(installed, now_ns);
+        if self.stands() && !overtaken && !self.owners_change() && !is_lost {
             return;
         }
         let epoch = self.free_epoch();
@@ -101,6 +103,9 @@ impl Membership {
         let row = self.own_row();
         let view = View::new(epoch, self.config.own, self.choice, row.lease_us, self.config.config_version);
         let owners = self.assign(self.choice);
+        if is_lost {
+            self.lost.agreed_anew(now_ns);
+        }
         self.announce(Announcement { view, owners });
     }
 

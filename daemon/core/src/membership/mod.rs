@@ -27,6 +27,7 @@ mod decide;
 pub mod electorate;
 pub mod envelope;
 mod exchange;
+mod lost;
 pub mod message;
 pub mod row;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use ringbeat_common::view::View;
 use self::choice::bits;
 pub use self::config::{Adopted, Config, NodeConfig, ResourceConfig};
 use self::electorate::{Confirmation, Electorate};
+use self::lost::LostRing;
 pub use self::message::{Announcement, NOBODY, Owners};
 use self::row::Row;
 use crate::limits::{
@@ -81,6 +83,11 @@ pub enum Input {
     Able {
         /// A bit for each resource.
         resources: u64,
+    },
+    /// The ring of a view does not turn, though all members are heard.
+    RingLost {
+        /// The view.
+        view: View,
     },
     /// This node leaves.
     Leaving,
@@ -181,6 +188,7 @@ pub struct Membership {
     /// Slots that do not know the newest row of this node.
     asked: u64,
     told_differs: u64,
+    lost: LostRing,
     confirmation: Confirmation,
     mutation: Mutation,
     outputs: VecDeque<Output>,
@@ -253,6 +261,7 @@ impl Membership {
             starved_since_ns: None,
             asked: 0,
             told_differs: 0,
+            lost: LostRing::default(),
             confirmation,
             mutation,
             outputs: VecDeque::new(),
@@ -299,6 +308,7 @@ impl Membership {
                 let witness = self.witnesses >> self.config.own & 1 != 0;
                 self.change(|row| row.able = if witness { 0 } else { resources });
             }
+            Input::RingLost { view } => self.lost.lost(view, now_ns),
             Input::Leaving => self.leaving = true,
             Input::Accepted { slot, incarnation } => self.accepted(slot, incarnation, now_ns),
             Input::Message { from, incarnation, bytes } => self.message(from, incarnation, &bytes, now_ns),
@@ -325,6 +335,7 @@ impl Membership {
             self.settle_ns(),
             self.yield_ns(),
             self.again_ns(),
+            self.lost.again_ns(),
         ];
         for at in times.into_iter().chain(self.company_timeouts()).chain(self.confirmation.timeout()) {
             if at > self.looked_ns {

@@ -4,6 +4,7 @@ mod clauses;
 mod electorates;
 mod lives;
 mod mute;
+mod rings;
 mod storm;
 
 use std::collections::{BTreeMap, VecDeque};

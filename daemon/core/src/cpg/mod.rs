@@ -1,0 +1,333 @@
+//! Closed process groups over the ordered ring, as a pure machine: who is in which group, in one order for all.
+//!
+//! The idea in a minute. Joins, leaves and messages of a group are messages of the ring, so all nodes of a view see them
+//! in one order, and each finds the same members at the same place. Whose nodes a view has lost leave when the ring says
+//! with whom this node goes on; whom a view brings is told by each node in the first message that it sends in it, its
+//! *roll*, so nobody's message comes before its sender is known.
+//!
+//! Source: cpg_overview(3), cpg_join(3) and cpg_mcast_joined(3) of Corosync, whose terms and reasons these are.
+//!
+//! DEVIATION: all nodes of a view keep each group, not only those with members of it, so that a join costs one message.
+//! A roll that arrives is a configuration change of its own, so a merge of three nodes tells of two changes, not of one.
+//!
+//! Deliberately not there: clients, their sockets and their queues, and the pieces of messages longer than one of the ring:
+//! the clients' library cuts them and puts them together.
+
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+pub use self::wire::Name;
+use self::wire::{Message, Roll};
+use crate::limits::{GROUP_MEMBERS_MAX, GROUP_PLACES_MAX};
+
+/// A process in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Member {
+    /// The slot of its node.
+    pub slot: u8,
+    /// Its process number there.
+    pub pid: u32,
+}
+
+/// Why somebody comes or goes (cpg_initialize(3), `cpg_reason_t`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// It asked to join.
+    Join,
+    /// It asked to leave.
+    Leave,
+    /// Its node is not in the view any more.
+    NodeDown,
+    /// Its node has come into the view.
+    NodeUp,
+    /// It has ended without leaving.
+    ProcessDown,
+}
+
+impl Reason {
+    /// All of them, in the order of their numbers from 1 on.
+    pub const ALL: [Self; 5] = [Self::Join, Self::Leave, Self::NodeDown, Self::NodeUp, Self::ProcessDown];
+
+    /// As texts have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Join => "join",
+            Self::Leave => "leave",
+            Self::NodeDown => "node_down",
+            Self::NodeUp => "node_up",
+            Self::ProcessDown => "process_down",
+        }
+    }
+}
+
+/// Why a process cannot do what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Refused {
+    /// Two of one process would be one member.
+    #[error("this process is in the group already")]
+    Exists,
+    /// A closed group takes messages of members only.
+    #[error("this process is not in the group")]
+    NotMember,
+    /// The group has as many members as it may.
+    #[error("the group is full ({GROUP_MEMBERS_MAX} members)")]
+    Full,
+    /// The processes of this node are in as many groups as they may.
+    #[error("the processes of this node have {GROUP_PLACES_MAX} places in groups, the most there can be")]
+    TooMany,
+}
+
+/// What comes out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// To be the next message of the ring, before all that wait. It must not be refused.
+    First {
+        /// The message.
+        bytes: Bytes,
+    },
+    /// To be told to the members here: who is in from here on.
+    Configuration {
+        /// The group.
+        group: Name,
+        /// All of them.
+        members: Vec<Member>,
+        /// Who went, and why. One that is told of its own leave is not among the members.
+        left: Vec<(Member, Reason)>,
+        /// Who came, and why.
+        joined: Vec<(Member, Reason)>,
+    },
+    /// To be given to the members here.
+    Message {
+        /// The group.
+        group: Name,
+        /// Who sent it.
+        from: Member,
+        /// The next one of this member goes on with it.
+        more: bool,
+        /// What.
+        bytes: Bytes,
+    },
+}
+
+/// The state machine.
+#[derive(Clone, Debug)]
+pub struct Groups {
+    own: u8,
+    groups: BTreeMap<Name, BTreeSet<Member>>,
+    /// What the processes of this node have asked for: a place from the join that left until the leave that left.
+    places: BTreeSet<(Name, u32)>,
+    /// The roll that has not come back yet.
+    roll_is_out: bool,
+    outputs: VecDeque<Output>,
+}
+
+impl Groups {
+    /// A machine that knows no group.
+    pub const fn new(own: u8) -> Self {
+        Self {
+            own,
+            groups: BTreeMap::new(),
+            places: BTreeSet::new(),
+            roll_is_out: false,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// A process of this node wants into a group: the message for the ring. Once the ring has taken it, say so by
+    /// [`Groups::asked_in`].
+    ///
+    /// # Errors
+    /// It is in, or there is no room.
+    pub fn join(&self, group: &Name, pid: u32) -> Result<Bytes, Refused> {
+        if self.places.contains(&(group.clone(), pid)) {
+            return Err(Refused::Exists);
+        }
+        if self.places.len() >= GROUP_PLACES_MAX {
+            return Err(Refused::TooMany);
+        }
+        let coming = self.places.iter().filter(|(of, _)| of == group).count();
+        let there = self
+            .groups
+            .get(group)
+            .map_or(0, |members| members.iter().filter(|one| one.slot != self.own).count());
+        if coming + there >= GROUP_MEMBERS_MAX {
+            return Err(Refused::Full);
+        }
+        Ok(Message::Join { group: group.clone(), pid }.to_bytes())
+    }
+
+    /// The ring has taken the message of a join.
+    pub fn asked_in(&mut self, group: Name, pid: u32) {
+        self.places.insert((group, pid));
+    }
+
+    /// A process of this node leaves a group, or has ended: the message for the ring, which must take it before any later
+    /// one of this process; the place is free from here on.
+    ///
+    /// # Errors
+    /// It is not in.
+    pub fn leave(&mut self, group: &Name, pid: u32, has_ended: bool) -> Result<Bytes, Refused> {
+        if !self.places.remove(&(group.clone(), pid)) {
+            return Err(Refused::NotMember);
+        }
+        Ok(Message::Leave { group: group.clone(), pid, has_ended }.to_bytes())
+    }
+
+    /// A message of a process of this node, or a piece of one that the next one goes on with: the message for the ring.
+    ///
+    /// # Errors
+    /// It is not in the group.
+    pub fn send(&self, group: &Name, pid: u32, more: bool, bytes: &[u8]) -> Result<Bytes, Refused> {
+        if !self.places.contains(&(group.clone(), pid)) {
+            return Err(Refused::NotMember);
+        }
+        Ok(wire::mcast(group, pid, more, bytes))
+    }
+
+    /// The groups that a process of this node is in, or on its way into.
+    pub fn places_of(&self, pid: u32) -> impl Iterator<Item = &Name> {
+        self.places.iter().filter(move |(_, of)| *of == pid).map(|(group, _)| group)
+    }
+
+    /// The members of a group.
+    pub fn members(&self, group: &Name) -> impl Iterator<Item = Member> {
+        self.groups.get(group).into_iter().flatten().copied()
+    }
+
+    /// All groups with their members.
+    pub fn all(&self) -> impl Iterator<Item = (&Name, &BTreeSet<Member>)> {
+        self.groups.iter()
+    }
+
+    /// The ring has delivered a message of a node.
+    pub fn delivered(&mut self, slot: u8, bytes: Bytes) {
+        match Message::from_bytes(bytes) {
+            Some(Message::Mcast { group, pid, more, bytes }) => {
+                self.message(group, Member { slot, pid }, more, bytes)
+            }
+            Some(Message::Join { group, pid }) => {
+                let member = Member { slot, pid };
+                let members = self.groups.entry(group.clone()).or_default();
+                if members.insert(member) {
+                    self.tell(group, Vec::new(), vec![(member, Reason::Join)]);
+                }
+            }
+            Some(Message::Leave { group, pid, has_ended }) => {
+                let member = Member { slot, pid };
+                let reason = if has_ended { Reason::ProcessDown } else { Reason::Leave };
+                if self.groups.get_mut(&group).is_some_and(|members| members.remove(&member)) {
+                    self.tell(group, vec![(member, reason)], Vec::new());
+                }
+            }
+            Some(Message::Roll(roll)) => self.roll(slot, roll),
+            // Of a newer version: nothing that this one could do.
+            None => {}
+        }
+    }
+
+    /// The ring goes on with these nodes only, until it tells of its next view.
+    pub fn transitional(&mut self, slots: u64) {
+        self.retire(|member| slots >> member.slot & 1 == 0, Reason::NodeDown);
+    }
+
+    /// The ring has a view: this node tells the others who of its processes is where, before anything else.
+    pub fn regular(&mut self) {
+        // One that has not come back is the next message still, and nothing of this node can have come before it.
+        if std::mem::replace(&mut self.roll_is_out, true) {
+            return;
+        }
+        let own = self.groups.iter().flat_map(|(group, members)| {
+            members.iter().filter(|member| member.slot == self.own).map(|member| (group.clone(), member.pid))
+        });
+        let bytes = Message::Roll(own.collect()).to_bytes();
+        self.outputs.push_back(Output::First { bytes });
+    }
+
+    /// The next output, until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn message(&mut self, group: Name, from: Member, more: bool, bytes: Bytes) {
+        let members = self.groups.get(&group);
+        let is_of_use = members.is_some_and(|members| {
+            members.contains(&from) && members.iter().any(|member| member.slot == self.own)
+        });
+        if is_of_use {
+            self.outputs.push_back(Output::Message { group, from, more, bytes });
+        }
+    }
+
+    /// What a node says of its processes: who is new, came with it, and who is not there, has gone with it.
+    fn roll(&mut self, slot: u8, roll: Roll) {
+        if slot == self.own {
+            self.roll_is_out = false;
+        }
+        let called: BTreeSet<(Name, u32)> = roll.into_iter().collect();
+        self.retire_of(slot, &called);
+        let mut joined: BTreeMap<Name, Vec<(Member, Reason)>> = BTreeMap::new();
+        for (group, pid) in called {
+            let member = Member { slot, pid };
+            if self.groups.entry(group.clone()).or_default().insert(member) {
+                joined.entry(group).or_default().push((member, Reason::NodeUp));
+            }
+        }
+        for (group, joined) in joined {
+            self.tell(group, Vec::new(), joined);
+        }
+    }
+
+    fn retire_of(&mut self, slot: u8, called: &BTreeSet<(Name, u32)>) {
+        let mut gone: BTreeMap<Name, Vec<(Member, Reason)>> = BTreeMap::new();
+        for (group, members) in &mut self.groups {
+            members.retain(|member| {
+                let stays = member.slot != slot || called.contains(&(group.clone(), member.pid));
+                if !stays {
+                    gone.entry(group.clone()).or_default().push((*member, Reason::ProcessDown));
+                }
+                stays
+            });
+        }
+        self.tell_gone(gone);
+    }
+
+    fn retire(&mut self, goes: impl Fn(&Member) -> bool, reason: Reason) {
+        let mut gone: BTreeMap<Name, Vec<(Member, Reason)>> = BTreeMap::new();
+        for (group, members) in &mut self.groups {
+            let left: Vec<Member> = members.iter().filter(|member| goes(member)).copied().collect();
+            if !left.is_empty() {
+                left.iter().for_each(|member| {
+                    members.remove(member);
+                });
+                gone.insert(group.clone(), left.into_iter().map(|member| (member, reason)).collect());
+            }
+        }
+        self.tell_gone(gone);
+    }
+
+    fn tell_gone(&mut self, gone: BTreeMap<Name, Vec<(Member, Reason)>>) {
+        for (group, left) in gone {
+            self.tell(group, left, Vec::new());
+        }
+    }
+
+    /// Tells of a change whoever is there, or was until now; an empty group is no more.
+    fn tell(&mut self, group: Name, left: Vec<(Member, Reason)>, joined: Vec<(Member, Reason)>) {
+        let Some(members) = self.groups.get(&group) else { return };
+        let mine = |member: &Member| member.slot == self.own;
+        let concerns = members.iter().any(mine) || left.iter().any(|(member, _)| mine(member));
+        let members: Vec<Member> = members.iter().copied().collect();
+        if members.is_empty() {
+            self.groups.remove(&group);
+        }
+        if concerns {
+            self.outputs.push_back(Output::Configuration { group, members, left, joined });
+        }
+    }
+}
