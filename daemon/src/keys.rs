@@ -14,6 +14,8 @@ pub struct Derived {
     pub frame_key: [u64; 2],
     /// The same for messages of user space.
     pub message_key: [u64; 2],
+    /// What the keys of the ring's frames are derived from.
+    pub ring_key: [u8; 32],
 }
 
 /// Derives both.
@@ -22,21 +24,27 @@ pub fn derive(authkey: &[u8], cluster: &str) -> Derived {
     let [cluster_id] = expand::<1>(&hkdf, b"ringbeat 1 cluster id");
     let frame_key = expand::<2>(&hkdf, b"ringbeat 1 frame tag");
     let message_key = expand::<2>(&hkdf, b"ringbeat 1 message tag");
-    Derived { cluster_id, frame_key, message_key }
+    let mut ring_key = [0; 32];
+    fill(&hkdf, b"ringbeat 1 ring", &mut ring_key);
+    Derived { cluster_id, frame_key, message_key, ring_key }
 }
 
 fn expand<const N: usize>(hkdf: &Hkdf<Sha256>, purpose: &[u8]) -> [u64; N] {
     let mut bytes = vec![0; N * 8];
-    // HKDF refuses only outputs above 255 blocks.
-    if hkdf.expand(purpose, &mut bytes).is_err() {
-        unreachable!("{N} words are less than 255 blocks");
-    }
+    fill(hkdf, purpose, &mut bytes);
     let mut words = [0; N];
     for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
         // A key of zeros means "none" in the kernel's table.
         *word = u64::from_le_bytes(*bytes).max(1);
     }
     words
+}
+
+fn fill(hkdf: &Hkdf<Sha256>, purpose: &[u8], bytes: &mut [u8]) {
+    // HKDF refuses only outputs above 255 blocks.
+    if hkdf.expand(purpose, bytes).is_err() {
+        unreachable!("{} bytes are less than 255 blocks", bytes.len());
+    }
 }
 
 #[cfg(test)]
@@ -52,6 +60,7 @@ mod tests {
         assert!(a.frame_key != b.frame_key && a.frame_key != c.frame_key);
         assert_ne!(a.frame_key[0], a.frame_key[1]);
         assert_ne!(a.frame_key, a.message_key);
+        assert!(a.ring_key != b.ring_key && a.ring_key != c.ring_key);
     }
 
     /// The wire format: a change here parts the new version from the old.

@@ -19,6 +19,7 @@ pub mod plane;
 pub mod probe;
 pub mod report;
 pub mod reserve;
+pub mod ring;
 pub mod runtime;
 pub mod sockets;
 pub mod start;

@@ -115,6 +115,7 @@ fn status(runtime: &Runtime) -> Status {
         votes: votes(runtime),
         lease: lease(runtime),
         addresses: addresses(runtime),
+        ring: started.ring.report(),
         warnings,
         pins: started.pins.as_ref().map(|pins| pins.folder().display().to_string()),
         adopted: started.adopted.then(|| "planned restart, incarnation kept".to_owned()),

@@ -28,10 +28,11 @@ use crate::plane::pins::{BPFFS, PinError, Pins};
 use crate::plane::{Gated, Identity, KernelPlane, Others, Plane, PlaneLink, SocketPlane};
 use crate::probe::{self, Book};
 use crate::reserve::{self, Reserve, Reserved};
+use crate::ring::{self, RingPlane};
 use crate::sockets::LinkSockets;
 use crate::stop::Stop;
 use crate::sys::clock::boot_ns;
-use crate::sys::realtime::{self, LOOP_PRIORITY, PROBE_PRIORITY, Share};
+use crate::sys::realtime::{self, LOOP_PRIORITY, PROBE_PRIORITY, RING_PRIORITY, Share};
 use crate::sys::socket::interface_index;
 use crate::{incarnation, keys};
 
@@ -74,6 +75,8 @@ pub struct Started {
     pub actions: Option<Actions>,
     /// The gates of other interfaces; none where nothing can be held.
     pub others: Option<Others>,
+    /// The ordered ring.
+    pub ring: RingPlane,
     /// Wakes the main loop.
     pub wake: Arc<OwnedFd>,
     /// Whether this daemon was asked to stop.
@@ -148,6 +151,8 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
             incarnation::next(config.cluster().state()).map_err(|error| Refusal::new(Exit::State, &error))?
         }
     };
+    let ring = start_ring(&config, &links, &derived, incarnation, &wake)?;
+    warnings.extend(ring::warning(&config));
     let journal = Journal::default();
     let socket = config.cluster().control();
     let asks = control::start(socket, journal.news()).map_err(|error| {
@@ -186,6 +191,7 @@ pub fn start(path: &Path) -> Result<Started, Refusal> {
         clean_note,
         actions,
         others,
+        ring,
         wake,
         stop,
         warnings,
@@ -475,6 +481,30 @@ fn kernel_plane(
         }
     }
     Ok((plane, pins, kept))
+}
+
+fn start_ring(
+    config: &Config,
+    links: &[PlaneLink],
+    derived: &keys::Derived,
+    incarnation: u64,
+    wake: &Arc<OwnedFd>,
+) -> Result<RingPlane, Refusal> {
+    let spec = ring::Spec {
+        config,
+        links,
+        cluster_id: derived.cluster_id,
+        key: derived.ring_key,
+        incarnation,
+        wake: Arc::clone(wake),
+    };
+    let wanted = config.cluster().realtime();
+    let enter = move || {
+        if wanted && let Err(error) = realtime::enter(RING_PRIORITY) {
+            tracing::info!(%error, "the ring's thread runs with normal scheduling");
+        }
+    };
+    RingPlane::start(&spec, enter).map_err(|error| Refusal::because(Exit::Interface, chain(&error)))
 }
 
 fn prepare_realtime(config: &Config) -> Realtime {

@@ -102,6 +102,12 @@ pub enum ConfigError {
     /// No such datapath.
     #[error("there is no datapath {value:?}")]
     BadDatapath { value: String, at: Place },
+    /// Heartbeats and ring on one port.
+    #[error("heartbeats and ring would both have port {port} on link {link}")]
+    PortTaken { link: u8, port: u16, at: Place },
+    /// Not one of a few words.
+    #[error("{key} cannot be {value:?}")]
+    BadWord { key: &'static str, value: String, known: Vec<&'static str>, at: Place },
     /// Not a network, or not one that a link can use.
     #[error("{value:?} is not a network for a link: {reason}")]
     BadNetwork { value: String, reason: String, at: Place },
@@ -185,6 +191,8 @@ impl ConfigError {
             Self::BadPath { .. } => "config.bad_path",
             Self::BadProfile { .. } => "config.bad_profile",
             Self::BadDatapath { .. } => "config.bad_datapath",
+            Self::BadWord { .. } => "config.bad_word",
+            Self::PortTaken { .. } => "config.port_taken",
             Self::BadNetwork { .. } => "config.bad_network",
             Self::NetworkOverlap { .. } => "config.network_overlap",
             Self::DuplicateLinkId { .. } => "config.duplicate_link_id",
@@ -243,6 +251,10 @@ impl ConfigError {
             Self::BadDatapath { .. } => {
                 format!("the datapaths are: {}", Datapath::ALL.map(Datapath::name).join(", "))
             }
+            Self::PortTaken { .. } => {
+                "give link.port or ring.port another value; link `id` has ring.port plus `id`".into()
+            }
+            Self::BadWord { known, .. } => format!("it is one of: {}", known.join(", ")),
             Self::BadNetwork { .. } => {
                 "write address/prefix with the host bits zero, as in \"10.77.0.0/24\" or \"fd77:0:0:1::/64\""
                     .into()
@@ -312,6 +324,8 @@ impl ConfigError {
             | Self::BadPath { at, .. }
             | Self::BadProfile { at, .. }
             | Self::BadDatapath { at, .. }
+            | Self::BadWord { at, .. }
+            | Self::PortTaken { at, .. }
             | Self::BadService { at, .. }
             | Self::BadNetwork { at, .. }
             | Self::NetworkOverlap { at, .. }

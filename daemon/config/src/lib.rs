@@ -15,6 +15,7 @@ mod error;
 mod key;
 mod profile;
 mod raw;
+mod ring;
 mod service;
 mod validate;
 
@@ -31,6 +32,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 pub use crate::error::{ConfigError, Place};
 pub use crate::key::{AuthKey, KEY_BYTES_LEAST, KEY_BYTES_MADE, KEY_BYTES_MAX, KeyError};
 pub use crate::profile::{Datapath, Profile};
+pub use crate::ring::{Cipher, LinkMode, RING_PORT_BASE, RingConfig};
 pub use crate::service::Service;
 
 /// The largest configuration file that is read, in bytes.
@@ -46,6 +48,7 @@ pub const CONFIG_PATH: &str = "/etc/ringbeat/ringbeat.toml";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     cluster: Cluster,
+    ring: RingConfig,
     links: Vec<Link>,
     nodes: Vec<Node>,
     services: Vec<Service>,
@@ -126,6 +129,11 @@ impl Config {
     /// What holds for the whole cluster.
     pub const fn cluster(&self) -> &Cluster {
         &self.cluster
+    }
+
+    /// How the ordered ring goes over the links.
+    pub const fn ring(&self) -> &RingConfig {
+        &self.ring
     }
 
     /// The links, in ascending order of ids: 1 to `LINKS_MAX`.
@@ -342,8 +350,9 @@ impl Node {
 /// The resolved view: every default filled in, and which node this is.
 impl Serialize for Config {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut view = serializer.serialize_struct("Config", 5)?;
+        let mut view = serializer.serialize_struct("Config", 6)?;
         view.serialize_field("cluster", &self.cluster)?;
+        view.serialize_field("ring", &self.ring)?;
         view.serialize_field("own", self.own().name())?;
         view.serialize_field("links", &self.links)?;
         view.serialize_field("nodes", &self.nodes)?;

@@ -17,6 +17,7 @@ use crate::error::{ConfigError, Place, Source};
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawConfig {
     pub(crate) cluster: Spanned<RawCluster>,
+    pub(crate) ring: Option<RawRing>,
     #[serde(default)]
     pub(crate) link: Vec<RawLink>,
     #[serde(default)]
@@ -39,6 +40,15 @@ pub(crate) struct RawCluster {
     pub(crate) gate_slack_us: Option<Spanned<i128>>,
     pub(crate) node: Option<Spanned<String>>,
     pub(crate) realtime: Option<bool>,
+}
+
+/// `[ring]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RawRing {
+    pub(crate) cipher: Option<Spanned<String>>,
+    pub(crate) link_mode: Option<Spanned<String>>,
+    pub(crate) port: Option<Spanned<i128>>,
 }
 
 /// One `[[link]]`.
@@ -102,8 +112,8 @@ fn tables_only(source: &Source, root: &DeTable<'_>) -> Result<(), ConfigError> {
     for (key, value) in root {
         let key: &str = key.get_ref();
         match (key, value.get_ref()) {
-            ("cluster", DeValue::Table(_)) => {}
-            ("cluster", _) => return refuse(key, value, "one table, [cluster]"),
+            ("cluster" | "ring", DeValue::Table(_)) => {}
+            ("cluster" | "ring", _) => return refuse(key, value, &format!("one table, [{key}]")),
             ("link" | "node" | "address", DeValue::Array(elements)) => {
                 if let Some(element) = elements.iter().find(|element| !element.get_ref().is_table()) {
                     return refuse(key, element, &format!("a table, [[{key}]]"));

@@ -14,7 +14,8 @@ use toml::Spanned;
 
 use crate::error::{ConfigError, Place, Source};
 use crate::profile::{Datapath, Profile};
-use crate::raw::{RawCluster, RawConfig, RawLink, RawNode};
+use crate::raw::{RawCluster, RawConfig, RawLink, RawNode, RawRing};
+use crate::ring::{Cipher, LinkMode, PORT_MAX, RING_PORT_BASE, RingConfig};
 use crate::service;
 use crate::{Cluster, Config, Link, NODES_LEAST, Node, PORT_BASE};
 
@@ -36,7 +37,14 @@ pub(crate) fn config(raw: RawConfig, source: &Source, hostname: Option<&str>) ->
     let cluster_span = raw.cluster.span();
     let raw_cluster = raw.cluster.into_inner();
     let cluster = check.cluster(&raw_cluster)?;
+    let ring = check.ring(raw.ring.as_ref())?;
     let links = check.links(&raw.link, &cluster_span)?;
+    if let Some((link, _)) = links.iter().find(|(link, _)| link.port == ring.port_on(link.id)) {
+        let given = raw.link.iter().find(|raw| *raw.id.get_ref() == i128::from(link.id));
+        let span = given.and_then(|raw| raw.port.as_ref()).map_or(cluster_span, Spanned::span);
+        let at = check.place(span, "taken twice");
+        return Err(ConfigError::PortTaken { link: link.id, port: link.port, at });
+    }
     let nodes = check.nodes(&raw.node, &links, &cluster_span)?;
     let me = check.own(raw_cluster.node.as_ref(), &nodes, hostname, &cluster_span)?;
     let links: Vec<Link> = links.into_iter().map(|(link, _)| link).collect();
@@ -52,7 +60,7 @@ pub(crate) fn config(raw: RawConfig, source: &Source, hostname: Option<&str>) ->
             at: check.place(slack.map_or(cluster_span, Spanned::span), "more than half of the lease"),
         });
     }
-    Ok(Config { cluster, links, nodes, services, me })
+    Ok(Config { cluster, ring, links, nodes, services, me })
 }
 
 struct Check<'a> {
@@ -105,6 +113,28 @@ impl Check<'_> {
             gate_slack_us: self.number("cluster.gate_slack_us", raw.gate_slack_us.as_ref(), 0, 10_000, 50)?,
             realtime: raw.realtime.unwrap_or(true),
         })
+    }
+
+    fn ring(&self, raw: Option<&RawRing>) -> Result<RingConfig, ConfigError> {
+        let bad = |key, value: &Spanned<String>, known: Vec<&'static str>| ConfigError::BadWord {
+            key,
+            value: value.get_ref().clone(),
+            known,
+            at: self.place(value.span(), "not one of the words"),
+        };
+        let cipher = match raw.and_then(|raw| raw.cipher.as_ref()) {
+            None => Cipher::default(),
+            Some(value) => Cipher::named(value.get_ref())
+                .ok_or_else(|| bad("ring.cipher", value, Cipher::ALL.map(Cipher::name).to_vec()))?,
+        };
+        let link_mode = match raw.and_then(|raw| raw.link_mode.as_ref()) {
+            None => LinkMode::default(),
+            Some(value) => LinkMode::named(value.get_ref())
+                .ok_or_else(|| bad("ring.link_mode", value, LinkMode::ALL.map(LinkMode::name).to_vec()))?,
+        };
+        let port = raw.and_then(|raw| raw.port.as_ref());
+        let port = self.number("ring.port", port, 1, PORT_MAX, u64::from(RING_PORT_BASE))?;
+        Ok(RingConfig { cipher, link_mode, port })
     }
 
     /// The links in ascending order of ids, each with the place of its network.

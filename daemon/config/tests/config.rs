@@ -141,6 +141,7 @@ fn the_resolved_view_has_all_values() {
             "control": "/run/ringbeat/control.sock", "datapath": "auto", "daemon_stall_ms": 1000,
             "gate_slack_us": 50, "realtime": true,
         },
+        "ring": { "cipher": "aes256gcm", "link_mode": "passive", "port": 5421 },
         "own": "A.example",
         "links": [
             { "id": 1, "interface": "hb1", "network": "10.77.1.0/24", "port": 6000, "profile": "wan",

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use crate::cpg::CpgVerb;
 use crate::exit::Exit;
 
 /// Where the cluster's key is, unless told otherwise.
@@ -71,6 +72,11 @@ pub(crate) enum Verb {
         /// For how many ms, daemon_stall_ms at most.
         #[arg(long, default_value_t = 1000)]
         ms: u32,
+    },
+    /// Process groups: who is where, send, watch, measure, check.
+    Cpg {
+        #[command(subcommand)]
+        verb: CpgVerb,
     },
     /// Checks the configuration file, or prints one to start from.
     Config {

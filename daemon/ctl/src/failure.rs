@@ -2,7 +2,9 @@
 
 use std::error::Error;
 use std::io;
+use std::time::Duration;
 
+use ringbeat_client::Error as Cpg;
 use ringbeat_config::{ConfigError, KeyError};
 use ringbeat_control::ClientError;
 use serde::Serialize;
@@ -19,6 +21,12 @@ pub(crate) enum Failure {
     /// The daemon went away while its events were followed.
     #[error("the daemon closed the stream of events")]
     StreamEnded,
+    /// The daemon's process groups.
+    #[error(transparent)]
+    Cpg(#[from] ringbeat_client::Error),
+    /// A message that was sent to a group.
+    #[error("nothing came back within {} s", .0.as_secs())]
+    NotBack(Duration),
     /// The configuration is refused.
     #[error(transparent)]
     Config(Box<ConfigError>),
@@ -56,7 +64,8 @@ impl Failure {
     pub(crate) const fn exit(&self) -> Exit {
         match self {
             Self::Client(error) if error.is_unreachable() => Exit::Unreachable,
-            Self::StreamEnded => Exit::Unreachable,
+            Self::StreamEnded | Self::Cpg(Cpg::Connect { .. } | Cpg::HungUp(_)) => Exit::Unreachable,
+            Self::Cpg(_) | Self::NotBack(_) => Exit::Error,
             Self::Config(_) => Exit::BadConfig,
             Self::ReaderGone => Exit::Fine,
             Self::Client(_) | Self::Key(_) | Self::NoSuchLink { .. } | Self::Output(_) => Exit::Error,
@@ -96,6 +105,11 @@ impl Failure {
         match self {
             Self::Client(error) => error.hint().map(str::to_owned),
             Self::StreamEnded => Some("did it end? see `journalctl -u ringbeatd`".to_owned()),
+            Self::Cpg(Cpg::Connect { .. }) => {
+                Some("is ringbeatd running? see `systemctl status ringbeatd`".to_owned())
+            }
+            Self::NotBack(_) => Some("does the ring turn? see `ringbeat status`".to_owned()),
+            Self::Cpg(_) => None,
             Self::Config(error) => Some(error.help()),
             Self::Key(error) => Some(error.help()),
             Self::NoSuchLink { known, .. } => {
@@ -110,6 +124,10 @@ impl Failure {
         match self {
             Self::Client(error) => error.code(),
             Self::StreamEnded => "client.stream_ended",
+            Self::Cpg(Cpg::Connect { .. }) => "cpg.unreachable",
+            Self::Cpg(Cpg::HungUp(_)) => "cpg.hung_up",
+            Self::Cpg(_) => "cpg.failed",
+            Self::NotBack(_) => "cpg.not_back",
             Self::Config(error) => error.code(),
             Self::Key(error) => error.code(),
             Self::NoSuchLink { .. } => "link.unknown",

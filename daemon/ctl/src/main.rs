@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod cpg;
 mod exit;
 mod failure;
 mod output;

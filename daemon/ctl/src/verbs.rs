@@ -11,6 +11,7 @@ use ringbeat_control::{Client, SOCKET_PATH};
 use serde_json::json;
 
 use crate::arguments::{Arguments, ConfigVerb, FOLLOW_FIRST, Verb};
+use crate::cpg;
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::Output;
@@ -21,6 +22,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
     let output = Output::new(arguments.output);
     if let Verb::Status = &arguments.verb {
         return status(arguments, output);
+    }
+    if let Verb::Cpg { verb } = &arguments.verb {
+        let socket = cpg::socket_beside(&control_socket(arguments));
+        return Ok(if cpg::run(&socket, output, verb)? { Exit::Fine } else { Exit::Error });
     }
     carry_out(arguments, output).map(|()| Exit::Fine)
 }
@@ -34,8 +39,8 @@ fn status(arguments: &Arguments, output: Output) -> Result<Exit, Failure> {
 
 fn carry_out(arguments: &Arguments, output: Output) -> Result<(), Failure> {
     match &arguments.verb {
-        // It has an exit code of its own.
-        Verb::Status => status(arguments, output).map(drop),
+        // They have exit codes of their own.
+        Verb::Status | Verb::Cpg { .. } => Ok(()),
         Verb::Link { id } => links(arguments, output, *id),
         Verb::Peers => output.value(connect(arguments)?.peers()?.as_slice(), render::peers),
         Verb::Events { follow: false, since, limit } => {
@@ -54,8 +59,12 @@ fn carry_out(arguments: &Arguments, output: Output) -> Result<(), Failure> {
 }
 
 fn connect(arguments: &Arguments) -> Result<Client, Failure> {
+    Ok(Client::connect(&control_socket(arguments))?)
+}
+
+fn control_socket(arguments: &Arguments) -> PathBuf {
     let path = arguments.socket.clone().or_else(|| configured_socket(&arguments.config));
-    Ok(Client::connect(path.as_deref().unwrap_or(Path::new(SOCKET_PATH)))?)
+    path.unwrap_or_else(|| PathBuf::from(SOCKET_PATH))
 }
 
 /// The socket that the configuration names. A configuration that cannot be read or is refused says nothing: the daemon

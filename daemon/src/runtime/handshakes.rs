@@ -103,6 +103,7 @@ impl Runtime {
         let accepted = detector::Input::Accepted { slot, incarnation, previous, stamp_ns };
         self.detector.handle(accepted, stamp_ns);
         self.aim();
+        self.started.ring.accepted(slot, incarnation);
         self.view_input(membership::Input::Accepted { slot, incarnation }, stamp_ns);
     }
 
@@ -124,6 +125,7 @@ impl Runtime {
         self.duplicate = Some(other);
         self.give_up_all();
         self.started.plane.close();
+        self.started.ring.freeze();
         self.view_input(membership::Input::Leaving, boot_ns());
         self.aim();
         let text = "another machine runs with this node's id; this one takes no part until it is restarted";

@@ -7,6 +7,7 @@
 mod ability;
 mod handshakes;
 mod looks;
+mod ring;
 mod views;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -238,6 +239,7 @@ impl Runtime {
         self.take_events(now_ns);
         self.take_handshakes(now_ns);
         self.take_done();
+        self.take_ring(now_ns);
         let changed = self.carrier.as_ref().is_some_and(|carrier| carrier.drain());
         if changed || now_ns >= self.carrier_ns {
             self.look_at_carriers(now_ns);
@@ -323,6 +325,7 @@ impl Runtime {
         }
         if changed {
             self.say();
+            self.feed_edges();
             self.feed_row(now_ns);
             self.wait_no_longer(now_ns);
         }

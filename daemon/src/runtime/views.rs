@@ -157,9 +157,11 @@ impl Runtime {
     pub(super) fn begin_views(&mut self, now_ns: u64) {
         for slot in self.peer_slots() {
             if let Some(incarnation) = self.detector.incarnation(slot) {
+                self.started.ring.accepted(slot, incarnation);
                 self.view_input(membership::Input::Accepted { slot, incarnation }, now_ns);
             }
         }
+        self.abandon_ring();
         self.look_at_services(now_ns);
         self.feed_row(now_ns);
         if !self.views.membership.is_confirmed() {
@@ -260,6 +262,7 @@ impl Runtime {
     }
 
     fn announce(&mut self, view: View, owned: u64) {
+        self.started.ring.freeze();
         self.views.not_before_ns = self.started.plane.lease().announce(&view, owned);
         let now_ns = boot_ns();
         for gate in 0..self.views.gates.len() {
@@ -293,6 +296,8 @@ impl Runtime {
                 self.hold(gate);
             }
         }
+        // The addresses first: they are what somebody waits for.
+        self.started.ring.form(view);
     }
 
     /// The lease has become valid, or has run out.

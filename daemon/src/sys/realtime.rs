@@ -28,6 +28,8 @@ const SHARE_PERIOD_MIN_NS: u64 = 100_000;
 const SHARE_PERIOD_MAX_NS: u64 = 2_500_000;
 /// The main loop's.
 pub const LOOP_PRIORITY: i32 = 70;
+/// The ring's thread: below the main loop, which it has to obey.
+pub const RING_PRIORITY: i32 = 60;
 /// CPU time without a pause after which real-time scheduling is given up, in µs.
 const BUDGET_US: u64 = 200_000;
 /// CPU time after which the kernel ends the process, in µs: the last line, should the handler not run.

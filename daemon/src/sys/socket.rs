@@ -104,6 +104,35 @@ pub fn interface_flags(interface: &str) -> io::Result<i32> {
     Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }))
 }
 
+/// The longest packet that an interface carries, in bytes, its Ethernet header not counted.
+pub fn interface_mtu(interface: &str) -> io::Result<usize> {
+    let request = ask_interface(interface, libc::SIOCGIFMTU)?;
+    // SAFETY: the call has just written this member.
+    let mtu = unsafe { request.ifr_ifru.ifru_mtu };
+    usize::try_from(mtu).map_err(|_| io::ErrorKind::InvalidData.into())
+}
+
+/// SO_RCVBUFFORCE and SO_SNDBUFFORCE: more than an ordinary process may have (socket(7)).
+pub fn force_buffers(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).map_err(|_| io::ErrorKind::InvalidInput)?;
+    for option in [libc::SO_RCVBUFFORCE, libc::SO_SNDBUFFORCE] {
+        // SAFETY: a valid descriptor and an int of the size that is said.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                option,
+                (&raw const bytes).cast(),
+                size_of_val(&bytes) as libc::socklen_t,
+            )
+        };
+        if set != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Whether an interface carries Ethernet frames, and is not the loopback.
 pub fn is_ethernet(interface: &str) -> io::Result<bool> {
     let request = ask_interface(interface, libc::SIOCGIFHWADDR)?;

@@ -10,7 +10,9 @@ pub use events::{EventRecord, Evidence, HandoverReport};
 pub use link::{EdgeReport, EdgeState, LinkReport, LinkState, Mode, Quantiles};
 pub use peers::{PeerLink, PeerReport};
 pub use stats::{GateStats, LinkStats, Stats};
-pub use status::{AddressReport, Bpf, DaemonState, LeaseReport, Realtime, Status, ViewReport, Votes};
+pub use status::{
+    AddressReport, Bpf, DaemonState, LeaseReport, Realtime, RingReport, Status, ViewReport, Votes,
+};
 
 /// Names the variants of an enum as serde does in `snake_case`, for text.
 macro_rules! named {

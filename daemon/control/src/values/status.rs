@@ -53,12 +53,54 @@ pub struct Status {
     /// The service addresses, in the configuration's order.
     #[serde(default)]
     pub addresses: Vec<AddressReport>,
+    /// The ordered ring.
+    #[serde(default)]
+    pub ring: RingReport,
     /// What somebody should look at, a sentence each.
     pub warnings: Vec<String>,
     /// The folder of the pinned programs and maps; none where nothing is pinned.
     pub pins: Option<String>,
     /// What this daemon took over from the one before, as in "planned restart, incarnation kept".
     pub adopted: Option<String>,
+}
+
+/// The ordered ring.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingReport {
+    /// `operational`: it turns; `recovery`: the view's ring forms; `gather`: there is no view for it.
+    pub state: String,
+    /// The epoch of the view whose messages are delivered; 0 before the first.
+    pub epoch: u64,
+    /// How frames are sealed.
+    pub cipher: String,
+    /// Which links frames take.
+    pub link_mode: String,
+    /// Bytes of messages in one frame, at the most.
+    pub payload: u64,
+    /// Messages of this node that wait for the token.
+    pub backlog: u64,
+    /// Messages delivered since the daemon started.
+    pub delivered: u64,
+    /// Bytes of them.
+    pub delivered_bytes: u64,
+    /// Times that the token was lost.
+    pub lost: u64,
+    /// Frames that left, one for each node that they went to.
+    pub frames_sent: u64,
+    /// Frames that came.
+    pub frames_received: u64,
+    /// Frames that the kernel did not take.
+    pub frames_unsent: u64,
+    /// Frames that did not open: of another key, cipher, cluster or life.
+    pub frames_refused: u64,
+    /// Frames that had come before.
+    pub frames_replayed: u64,
+    /// Process groups.
+    pub groups: u64,
+    /// Programs of this node that are connected.
+    pub programs: u64,
+    /// Programs that have gone, or did not read and were let go.
+    pub programs_let_go: u64,
 }
 
 /// A view.

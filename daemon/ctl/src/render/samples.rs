@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ringbeat_control::{
     AddressReport, Bpf, DaemonState, EdgeReport, EdgeState, EventRecord, Evidence, GateStats, LeaseReport,
-    LinkReport, LinkState, LinkStats, Mode, PeerLink, PeerReport, Quantiles, Realtime, Stats, Status,
-    ViewReport, Votes,
+    LinkReport, LinkState, LinkStats, Mode, PeerLink, PeerReport, Quantiles, Realtime, RingReport, Stats,
+    Status, ViewReport, Votes,
 };
 
 pub(super) fn status() -> Status {
@@ -42,6 +42,7 @@ pub(super) fn status() -> Status {
             address(0, "10.78.0.100/24", Some("n1"), "open"),
             address(1, "fd78::100/64", Some("n2"), "closed"),
         ],
+        ring: ring("operational", 7),
         warnings: Vec::new(),
         pins: Some("/sys/fs/bpf/ringbeat/demo/1".to_owned()),
         adopted: Some("planned restart, incarnation kept".to_owned()),
@@ -51,6 +52,22 @@ pub(super) fn status() -> Status {
 fn view(epoch: u64) -> ViewReport {
     let members = ["n1", "n2", "n3"].map(str::to_owned).to_vec();
     ViewReport { epoch, proposer: "n1".to_owned(), members, config: 1 }
+}
+
+fn ring(state: &str, epoch: u64) -> RingReport {
+    RingReport {
+        state: state.to_owned(),
+        epoch,
+        cipher: "aes256gcm".to_owned(),
+        link_mode: "passive".to_owned(),
+        payload: 1380,
+        delivered: 1200,
+        delivered_bytes: 93_000,
+        lost: u64::from(epoch == 0),
+        frames_sent: 4000,
+        frames_received: 4001,
+        ..RingReport::default()
+    }
 }
 
 fn address(index: u8, address: &str, holder: Option<&str>, here: &str) -> AddressReport {
@@ -94,6 +111,7 @@ pub(super) fn status_degraded() -> Status {
             error: Some("svc0: no carrier".to_owned()),
             ..address(0, "10.78.0.100/24", None, "closed")
         }],
+        ring: ring("gather", 0),
         warnings: vec![
             "the probe thread runs without real-time scheduling".to_owned(),
             "link 1:\nno carrier".to_owned(),

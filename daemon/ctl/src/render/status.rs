@@ -1,6 +1,6 @@
 //! `ringbeat status`: lines of `key: value`.
 
-use ringbeat_control::{LeaseReport, Status};
+use ringbeat_control::{LeaseReport, RingReport, Status};
 
 use crate::table::{Paint, Screen, Tone, one_line};
 
@@ -31,6 +31,8 @@ pub(crate) fn status(status: &Status, screen: Screen) -> String {
     }
     let (tone, lease) = lease(&status.lease);
     page.line("lease", tone, &lease);
+    let (tone, ring) = ring(&status.ring);
+    page.line("ring", tone, &ring);
     for address in &status.addresses {
         let holder = address.holder.as_deref().unwrap_or("nobody");
         let mut text = format!(
@@ -84,6 +86,17 @@ fn lease(lease: &LeaseReport) -> (Tone, String) {
         if let Some(age_us) = lease.lapse_age_us {
             text = format!("{text}, the last {} ago", uptime(age_us / 1000));
         }
+    }
+    (tone, text)
+}
+
+/// Whether messages flow.
+fn ring(ring: &RingReport) -> (Tone, String) {
+    let tone = if ring.state == "operational" { Tone::Good } else { Tone::Warning };
+    let (epoch, cipher, waiting) = (ring.epoch, &ring.cipher, ring.backlog);
+    let mut text = format!("{}, view {epoch}, {cipher}, {waiting} messages wait", ring.state);
+    if ring.lost > 0 {
+        text = format!("{text}, token lost {} times", ring.lost);
     }
     (tone, text)
 }

@@ -1,0 +1,468 @@
+//! The thread's own loop: orders of the main loop, frames of the links, requests of programs, and what comes of all that.
+//!
+//! Each input's outputs are carried out before the next input, as the core's contract asks. What leaves, leaves at the end of
+//! each round: frames first, programs then.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use ringbeat_client::wire::{self, Answer, Code, Request, kind};
+use ringbeat_control::RingReport;
+use ringbeat_core::cpg::{self, Groups, Member, Name};
+use ringbeat_core::srp::{self, Ring};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::clients::{Client, Clients, Next, welcome};
+use super::links::Links;
+use super::seal::{Opener, Refused, Sealer};
+use super::{Order, Said};
+use crate::sys::clock::{boot_ns, timespec};
+
+/// Datagrams of one link in one round.
+const BURST_MAX: usize = 512;
+/// Requests of one program in one round.
+const REQUESTS_MAX: usize = 256;
+/// The report is as old as this at the most while there is work, in ns.
+const REPORT_NS: u64 = 100_000_000;
+/// The longest sleep.
+const SLEEP_NS: u64 = 1_000_000_000;
+/// CPU time without a sleep after which the thread makes a pause of its own, in ns: a real-time thread that takes none loses its
+/// priority, and all threads of the daemon theirs with it.
+const BREATH_NS: u64 = 50_000_000;
+/// That pause.
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// What the thread works on.
+pub(super) struct Worker {
+    pub(super) node: u8,
+    pub(super) ring: Ring,
+    pub(super) groups: Groups,
+    pub(super) links: Links,
+    pub(super) sealer: Sealer,
+    pub(super) opener: Opener,
+    pub(super) clients: Clients,
+    pub(super) orders: Receiver<Order>,
+    pub(super) wake: Arc<OwnedFd>,
+    pub(super) said: Sender<Said>,
+    pub(super) main: Arc<OwnedFd>,
+    pub(super) report: Arc<Mutex<RingReport>>,
+    /// Messages of this daemon that the ring had no room for: they go before those of programs.
+    pub(super) waiting: VecDeque<Bytes>,
+    pub(super) counts: Counts,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) delivered: u64,
+    pub(super) bytes: u64,
+    pub(super) lost: u64,
+    pub(super) refused: u64,
+    pub(super) replayed: u64,
+    pub(super) let_go: u64,
+}
+
+impl Worker {
+    /// Runs until the main loop has gone.
+    pub(super) fn run(mut self) {
+        let mut reported_ns = 0;
+        let mut awake_since_ns = boot_ns();
+        loop {
+            let has_slept = self.wait();
+            let now_ns = boot_ns();
+            if has_slept {
+                awake_since_ns = now_ns;
+            } else if now_ns > awake_since_ns + BREATH_NS {
+                std::thread::sleep(PAUSE);
+                awake_since_ns = boot_ns();
+            }
+            if !self.take_orders(now_ns) {
+                return;
+            }
+            self.take_frames(now_ns);
+            if self.ring.next_timeout().is_some_and(|at| at <= now_ns) {
+                self.give(srp::Input::Timeout, now_ns);
+            }
+            self.take_requests(now_ns);
+            self.links.flush();
+            self.clients.iter_mut().for_each(Client::write);
+            self.let_go(now_ns);
+            self.links.flush();
+            if now_ns >= reported_ns + REPORT_NS || has_slept {
+                reported_ns = now_ns;
+                self.tell_report();
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do. Whether it has slept at all.
+    fn wait(&self) -> bool {
+        let now_ns = boot_ns();
+        let until_ns = self.ring.next_timeout().unwrap_or(u64::MAX).min(now_ns + SLEEP_NS);
+        let may_take = self.has_room();
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.clients.fd(), PollFlags::IN),
+        ];
+        fds.extend(self.links.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let mut is_held = false;
+        for client in self.clients.iter() {
+            is_held |= client.held.is_some() && !client.is_pushed_back();
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, client.reads() && may_take);
+            flags.set(PollFlags::OUT, client.writes());
+            if !flags.is_empty() {
+                fds.push(PollFd::from_borrowed_fd(client.fd(), flags));
+            }
+        }
+        let works = is_held && may_take;
+        let timeout = timespec(if works { 0 } else { until_ns.saturating_sub(now_ns) });
+        let before_ns = boot_ns();
+        let _ = poll(&mut fds, Some(&timeout));
+        // A call that comes back at once has not slept.
+        boot_ns() > before_ns + 5_000
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.is_empty() && self.ring.has_room()
+    }
+
+    /// False once the main loop has gone.
+    fn take_orders(&mut self, now_ns: u64) -> bool {
+        let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Accepted { slot, incarnation }) => self.opener.accept(slot, incarnation),
+                Ok(Order::Edges(edges)) => self.links.set_edges(*edges),
+                Ok(Order::Freeze) => self.give(srp::Input::Freeze, now_ns),
+                Ok(Order::Form(view)) => self.give(srp::Input::Form { view }, now_ns),
+                Ok(Order::Abandon(view)) => self.give(srp::Input::Abandon { view }, now_ns),
+                Err(std::sync::mpsc::TryRecvError::Empty) => return true,
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn take_frames(&mut self, now_ns: u64) {
+        let mut frames: Vec<(u8, BytesMut)> = Vec::new();
+        self.links.receive(BURST_MAX, |link, frame| frames.push((link, frame)));
+        for (link, frame) in frames {
+            match self.opener.open(link, frame) {
+                Ok((from, bytes)) => self.give(srp::Input::Frame { from, bytes }, now_ns),
+                Err(Refused::Replayed) => self.counts.replayed += 1,
+                Err(why) => {
+                    self.counts.refused += 1;
+                    tracing::trace!(link, ?why, "a frame of the ring was not opened");
+                }
+            }
+        }
+    }
+
+    /// Hands the ring an input, and carries out what it says.
+    fn give(&mut self, input: srp::Input, now_ns: u64) {
+        self.ring.handle(input, now_ns);
+        self.carry_out(now_ns);
+    }
+
+    fn carry_out(&mut self, now_ns: u64) {
+        while let Some(output) = self.ring.poll_output() {
+            match output {
+                srp::Output::Send { to, bytes } => self.links.send(to, &bytes, &mut self.sealer),
+                srp::Output::Deliver { from, bytes } => {
+                    self.counts.delivered += 1;
+                    self.counts.bytes += bytes.len() as u64;
+                    self.groups.delivered(from, bytes);
+                }
+                srp::Output::Transitional { members } => self.groups.transitional(members),
+                srp::Output::Regular { view } => {
+                    self.tell_main(Said::Regular { view, stamp_ns: boot_ns() });
+                    self.groups.regular();
+                }
+                srp::Output::Lost { view } => {
+                    self.counts.lost += 1;
+                    self.tell_main(Said::Lost { view });
+                }
+            }
+            self.carry_out_groups(now_ns);
+        }
+        self.send_waiting(now_ns);
+    }
+
+    fn carry_out_groups(&mut self, now_ns: u64) {
+        while let Some(output) = self.groups.poll_output() {
+            match output {
+                cpg::Output::First { bytes } => self.ring.submit_first(bytes, now_ns),
+                cpg::Output::Configuration { group, members, left, joined } => {
+                    self.configuration(&group, &members, &left, &joined);
+                }
+                cpg::Output::Message { group, from, more, bytes } => self.message(&group, from, more, &bytes),
+            }
+        }
+    }
+
+    fn message(&mut self, group: &Name, from: Member, more: bool, bytes: &Bytes) {
+        let mut head = BytesMut::new();
+        wire::put_message(&mut head, group.as_bytes(), outside(from), more, bytes.len());
+        let own = self.node - 1;
+        for member in self.groups.members(group).filter(|member| member.slot == own) {
+            if let Some(client) = self.clients.of(member.pid) {
+                client.give(&head, bytes);
+            }
+        }
+    }
+
+    fn configuration(
+        &mut self,
+        group: &Name,
+        members: &[Member],
+        left: &[(Member, cpg::Reason)],
+        joined: &[(Member, cpg::Reason)],
+    ) {
+        let change = |change: &(Member, cpg::Reason)| (outside(change.0), reason(change.1));
+        let answer = Answer::Configuration {
+            group: Bytes::copy_from_slice(group.as_bytes()),
+            members: members.iter().copied().map(outside).collect(),
+            left: left.iter().map(change).collect(),
+            joined: joined.iter().map(change).collect(),
+        };
+        let own = self.node - 1;
+        let concerned = members.iter().chain(left.iter().map(|(member, _)| member));
+        for member in concerned.filter(|member| member.slot == own) {
+            if let Some(client) = self.clients.of(member.pid) {
+                client.tell(&answer);
+            }
+        }
+    }
+
+    fn tell_main(&self, said: Said) {
+        let _ = self.said.send(said);
+        let _ = rustix::io::write(&*self.main, &1u64.to_ne_bytes());
+    }
+
+    /// Messages of this daemon that had to wait.
+    fn send_waiting(&mut self, now_ns: u64) {
+        while let Some(bytes) = self.waiting.pop_front() {
+            if let Err(bytes) = self.ring.submit(bytes, false, now_ns) {
+                self.waiting.push_front(bytes);
+                return;
+            }
+            self.drain(now_ns);
+        }
+    }
+
+    /// What the ring says to a message that it was given.
+    fn drain(&mut self, now_ns: u64) {
+        while let Some(output) = self.ring.poll_output() {
+            match output {
+                srp::Output::Send { to, bytes } => self.links.send(to, &bytes, &mut self.sealer),
+                srp::Output::Deliver { from, bytes } => {
+                    self.counts.delivered += 1;
+                    self.counts.bytes += bytes.len() as u64;
+                    self.groups.delivered(from, bytes);
+                    self.carry_out_groups(now_ns);
+                }
+                // No message brings or ends a configuration.
+                _ => {}
+            }
+        }
+    }
+
+    /// Lets in who knocks, and hears what programs ask, as long as the ring has room.
+    fn take_requests(&mut self, now_ns: u64) {
+        self.clients.accept();
+        for place in 0..self.clients.len() {
+            if !self.has_room() {
+                return;
+            }
+            let Some((client, buffer)) = self.clients.at(place) else { return };
+            if client.is_pushed_back() {
+                continue;
+            }
+            if client.reads() {
+                client.read(buffer);
+            }
+            for _ in 0..REQUESTS_MAX {
+                let Some((client, _)) = self.clients.at(place) else { break };
+                match client.next() {
+                    Next::Request(request) => {
+                        if !self.has_room() {
+                            if let Some((client, _)) = self.clients.at(place) {
+                                client.held = Some(request);
+                            }
+                            return;
+                        }
+                        self.request(place, request, now_ns);
+                    }
+                    Next::Broken => {
+                        refuse(
+                            client,
+                            0,
+                            Code::Protocol,
+                            "this is not a request of this protocol".to_owned(),
+                        );
+                        client.ends = Some("it does not speak this protocol");
+                        break;
+                    }
+                    Next::Nothing => break,
+                }
+            }
+        }
+    }
+
+    fn request(&mut self, place: usize, request: Request, now_ns: u64) {
+        let node = self.node;
+        let Some((client, _)) = self.clients.at(place) else { return };
+        let pid = client.pid;
+        if let Request::Hello { version } = request {
+            if version != wire::VERSION || client.is_known {
+                refuse(
+                    client,
+                    kind::HELLO,
+                    Code::Protocol,
+                    format!("this daemon speaks version {}", wire::VERSION),
+                );
+                client.ends = Some("it speaks another version");
+                return;
+            }
+            client.is_known = true;
+            client.tell(&welcome(node, pid));
+            return;
+        }
+        if !client.is_known {
+            refuse(client, 0, Code::Protocol, "say hello first".to_owned());
+            client.ends = Some("it did not say hello");
+            return;
+        }
+        match request {
+            Request::Hello { .. } => {}
+            Request::Join { group } => {
+                let Some(group) = Name::new(group) else { return };
+                match self.groups.join(&group, pid) {
+                    Ok(bytes) => {
+                        self.groups.asked_in(group, pid);
+                        self.done(place, kind::JOIN);
+                        self.submit(bytes, now_ns);
+                    }
+                    Err(why) => self.refused(place, kind::JOIN, why),
+                }
+            }
+            Request::Leave { group } => {
+                let Some(group) = Name::new(group) else { return };
+                match self.groups.leave(&group, pid, false) {
+                    Ok(bytes) => {
+                        self.done(place, kind::LEAVE);
+                        self.submit(bytes, now_ns);
+                    }
+                    Err(why) => self.refused(place, kind::LEAVE, why),
+                }
+            }
+            Request::Send { group, more, bytes } => {
+                let length = bytes.len();
+                if length > wire::PIECE_MAX {
+                    let text = format!("{length} bytes in one piece, {} at the most", wire::PIECE_MAX);
+                    if let Some((client, _)) = self.clients.at(place) {
+                        refuse(client, kind::SEND, Code::TooLong, text);
+                    }
+                    return;
+                }
+                let Some(group) = Name::new(group) else { return };
+                match self.groups.send(&group, pid, more, &bytes) {
+                    Ok(bytes) => self.submit(bytes, now_ns),
+                    Err(why) => self.refused(place, kind::SEND, why),
+                }
+            }
+            Request::List => {
+                let groups = self.groups.all().map(|(group, members)| {
+                    let members = members.iter().copied().map(outside).collect();
+                    (Bytes::copy_from_slice(group.as_bytes()), members)
+                });
+                let answer = Answer::Listing { groups: groups.take(usize::from(u16::MAX)).collect() };
+                if let Some((client, _)) = self.clients.at(place) {
+                    client.tell(&answer);
+                }
+            }
+        }
+    }
+
+    fn submit(&mut self, bytes: Bytes, now_ns: u64) {
+        self.waiting.push_back(bytes);
+        self.send_waiting(now_ns);
+    }
+
+    fn done(&mut self, place: usize, of: u8) {
+        if let Some((client, _)) = self.clients.at(place) {
+            client.tell(&Answer::Done { of });
+        }
+    }
+
+    fn refused(&mut self, place: usize, of: u8, why: cpg::Refused) {
+        let code = match why {
+            cpg::Refused::Exists => Code::Exists,
+            cpg::Refused::NotMember => Code::NotMember,
+            cpg::Refused::Full | cpg::Refused::TooMany => Code::Full,
+        };
+        if let Some((client, _)) = self.clients.at(place) {
+            refuse(client, of, code, why.to_string());
+        }
+    }
+
+    /// Whoever has gone leaves its groups.
+    fn let_go(&mut self, now_ns: u64) {
+        while let Some(mut client) = self.clients.take_ended() {
+            let pid = client.pid;
+            let why = client.ends.unwrap_or_default();
+            tracing::debug!(pid, why, "a program of process groups is let go");
+            self.counts.let_go += 1;
+            client.write();
+            drop(client);
+            let groups: Vec<Name> = self.groups.places_of(pid).cloned().collect();
+            for group in groups {
+                if let Ok(bytes) = self.groups.leave(&group, pid, true) {
+                    self.submit(bytes, now_ns);
+                }
+            }
+        }
+    }
+
+    fn tell_report(&self) {
+        let links = self.links.counts();
+        let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
+        report.state = self.ring.state().to_owned();
+        report.epoch = self.ring.view().epoch;
+        report.backlog = self.ring.backlog() as u64;
+        report.delivered = self.counts.delivered;
+        report.delivered_bytes = self.counts.bytes;
+        report.lost = self.counts.lost;
+        report.frames_sent = links.sent;
+        report.frames_received = links.received;
+        report.frames_unsent = links.refused;
+        report.frames_refused = self.counts.refused;
+        report.frames_replayed = self.counts.replayed;
+        report.programs = self.clients.len() as u64;
+        report.programs_let_go = self.counts.let_go;
+        report.groups = self.groups.all().count() as u64;
+    }
+}
+
+fn refuse(client: &mut Client, of: u8, code: Code, text: String) {
+    client.tell(&Answer::Refused { of, code, text });
+}
+
+/// A member as programs know it.
+const fn outside(member: Member) -> wire::Member {
+    wire::Member { node: member.slot + 1, pid: member.pid }
+}
+
+const fn reason(reason: cpg::Reason) -> wire::Reason {
+    match reason {
+        cpg::Reason::Join => wire::Reason::Join,
+        cpg::Reason::Leave => wire::Reason::Leave,
+        cpg::Reason::NodeDown => wire::Reason::NodeDown,
+        cpg::Reason::NodeUp => wire::Reason::NodeUp,
+        cpg::Reason::ProcessDown => wire::Reason::ProcessDown,
+    }
+}
