@@ -17,6 +17,7 @@ use ringbeat_common::event::LEASE_CELL;
 use ringbeat_common::frame::flags;
 use ringbeat_common::lease::PROMISE_QUARTERS;
 use ringbeat_common::limits::SLOTS_MAX;
+use ringbeat_common::view::View;
 use ringbeat_control::{DaemonState, EventRecord, Evidence, incarnation_text};
 use ringbeat_core::detector::{self, Detector, LinkTimes};
 use ringbeat_core::handshake::{self, Handshake};
@@ -75,6 +76,8 @@ pub struct Runtime {
     known: Vec<u64>,
     /// Whether another machine bears our slot.
     pub duplicate: Option<u64>,
+    /// A view whose ring does not turn, and whose members have not agreed anew yet.
+    lost_ring: Option<View>,
     leave_at_ns: Option<u64>,
     handover_until_ns: u64,
     look_ns: u64,
@@ -149,6 +152,7 @@ impl Runtime {
             faults,
             known: vec![0; SLOTS_MAX],
             duplicate: None,
+            lost_ring: None,
             leave_at_ns: None,
             handover_until_ns: 0,
             look_ns: 0,

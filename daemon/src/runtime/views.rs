@@ -446,7 +446,7 @@ impl Runtime {
         }
     }
 
-    fn tell_view(&mut self, kind: &str, view: &View, stamp_ns: u64, text: Option<String>) {
+    pub(super) fn tell_view(&mut self, kind: &str, view: &View, stamp_ns: u64, text: Option<String>) {
         let view = self.view_report(view).to_string();
         tracing::info!(view, "{kind}");
         let mut event = self.record(kind, stamp_ns);

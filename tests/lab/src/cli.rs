@@ -145,6 +145,7 @@ pub(crate) fn run(args: LabArgs) -> Result<ExitCode> {
                 datapath,
                 cluster_extra,
                 link_extra,
+                ring: BTreeMap::new(),
                 addresses,
                 failback: false,
                 config,

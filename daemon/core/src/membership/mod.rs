@@ -17,8 +17,8 @@
 //! lease of a holder for a hiccup of somebody's main loop.
 //!
 //! Deliberately not here: the lease itself (`ringbeat_common::lease`), deadlines and damping (the kernel's and the
-//! detector's, which this machine knows as its own row only), and an order of messages: that is Totem's, which will
-//! agree on views in the place of the exchange here, with the same choice and the same announce and install.
+//! detector's, which this machine knows as its own row only), and an order of messages: that is the [ring's](crate::srp),
+//! which forms in the views that are installed here, and tells when it does not turn.
 
 pub mod choice;
 mod company;

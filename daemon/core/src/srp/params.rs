@@ -32,7 +32,7 @@ pub struct Params {
 /// A token is lost after so many deadlines of the slowest link.
 const TOKEN_DEADLINES: u64 = 10;
 /// And not before this, in ns.
-const TOKEN_MIN_NS: u64 = 100_000_000;
+const TOKEN_MIN_NS: u64 = 500_000_000;
 /// It is repeated so often within a deadline.
 const REPEATED: u64 = 2;
 /// An idle token moves so often within the time in which it would be lost.
@@ -47,13 +47,17 @@ impl Params {
     /// who has handed on an idle one waits with that for as long as it may be held.
     pub const fn of(deadline_ns: u64, payload: usize) -> Self {
         let token_ns = TOKEN_DEADLINES * deadline_ns;
-        let token_ns = if token_ns < TOKEN_MIN_NS { TOKEN_MIN_NS } else { token_ns };
+        Self::with_token(deadline_ns, if token_ns < TOKEN_MIN_NS { TOKEN_MIN_NS } else { token_ns }, payload)
+    }
+
+    /// The same for another `token`, in ns.
+    pub const fn with_token(deadline_ns: u64, token_ns: u64, payload: usize) -> Self {
         Self {
             token_ns,
             token_retransmits_before_loss_const: token_ns * REPEATED / deadline_ns,
             hold_ns: token_ns / HELD,
             fail_recv_const: 2500,
-            seqno_unchanged_const: 30,
+            seqno_unchanged_const: 8,
             window_size: 256,
             max_messages: 64,
             miss_count_const: 2,

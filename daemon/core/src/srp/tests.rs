@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use super::*;
 
 const MS: u64 = 1_000_000;
-const PARAMS: Params = Params::of(5 * MS, 1300);
+const PARAMS: Params = Params::with_token(5 * MS, 100 * MS, 1300);
 
 /// What a member has been told.
 #[derive(Clone, Debug, PartialEq, Eq)]

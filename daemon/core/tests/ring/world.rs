@@ -158,7 +158,7 @@ impl World {
         self.logs.push(Log { slot, life, told: Vec::new(), submits: Vec::new(), has_crashed: false });
         Node {
             life,
-            ring: Ring::mutated(slot, Params::of(5 * MS, PAYLOAD), self.mutation),
+            ring: Ring::mutated(slot, Params::with_token(5 * MS, 100 * MS, PAYLOAD), self.mutation),
             announced: View::NONE,
             installed: View::NONE,
             paused_until: 0,

@@ -84,6 +84,23 @@ pub(super) struct MachineReport {
     longest: Vec<Stall>,
 }
 
+impl MachineReport {
+    /// Over the last minute, at the end.
+    pub(super) const fn load(&self) -> f64 {
+        self.loadavg
+    }
+
+    /// Time that the host kept to itself.
+    pub(super) const fn steal(&self) -> f64 {
+        self.steal_pct
+    }
+
+    /// The longest stall.
+    pub(super) const fn longest_ms(&self) -> f64 {
+        self.stall_max_ms
+    }
+}
+
 /// Threads that work or watch until this is dropped.
 pub(super) struct Machine {
     stop: Arc<AtomicBool>,

@@ -9,6 +9,7 @@ mod detect;
 pub(crate) mod failover;
 mod machine;
 pub(crate) mod prober;
+mod ring;
 mod softirqs;
 pub(crate) mod watch;
 
@@ -78,6 +79,18 @@ enum Bench {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// The ordered ring: throughput, round trips, what encryption costs, and its changes
+    Ring {
+        /// How long each throughput is measured, and a third of it each round trip
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// Kills and returns
+        #[arg(long, default_value_t = 300)]
+        runs: usize,
+        /// Cuts of one link of two
+        #[arg(long, default_value_t = 50)]
+        cuts: usize,
+    },
     /// Nanoseconds for each packet, CPU and memory at rest
     Datapath {
         /// For how long the machine is watched at rest, for each profile
@@ -94,6 +107,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             print(args, &failover::run(args, *scenario, *runs, *skew)?)
         }
         Bench::Calm { seconds } => print(args, &calm::run(args, *seconds)?),
+        Bench::Ring { seconds, runs, cuts } => print(args, &ring::run(args, *seconds, *runs, *cuts)?),
         Bench::Datapath { seconds } => print(args, &datapath::run(args, *seconds)?),
     }
 }

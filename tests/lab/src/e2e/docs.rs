@@ -44,7 +44,13 @@ const LEFT: [(&str, &str); 5] = [
     ("cargo bench", "it compiles and measures for minutes"),
 ];
 /// Spans of code that look like commands.
-const NO_COMMANDS: [&str; 3] = ["ringbeat 1 cluster id", "ringbeat 1 frame tag", "ringbeat 1 message tag"];
+const NO_COMMANDS: [&str; 5] = [
+    "ringbeat 1 cluster id",
+    "ringbeat 1 frame tag",
+    "ringbeat 1 message tag",
+    "ringbeat 1 ring",
+    "ringbeat 1 ring frames",
+];
 /// Words that stand for one of the reader's own.
 const PLACES: [(&str, &str); 1] = [("SHELL", "bash")];
 /// Lines that an answer has only when there is a reason.

@@ -124,7 +124,7 @@ pub(super) fn name(event: &EventRecord) -> String {
 /// Whether an event of this kind is about views, the lease or an address: those follow from what happens to links and
 /// peers, and have tests of their own.
 pub(super) fn is_of_views(kind: &str) -> bool {
-    let about = ["lease_", "gate_", "address_"];
+    let about = ["lease_", "gate_", "address_", "ring_"];
     matches!(kind, "announce" | "install") || about.iter().any(|about| kind.starts_with(about))
 }
 

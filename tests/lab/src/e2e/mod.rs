@@ -14,6 +14,7 @@ mod interface;
 mod lab;
 mod links;
 mod pins;
+mod rings;
 mod strangers;
 mod views;
 mod wire;
@@ -116,6 +117,7 @@ fn groups() -> impl Iterator<Item = &'static Test> {
         pins::TESTS,
         address::TESTS,
         strangers::TESTS,
+        rings::TESTS,
         views::TESTS,
         interface::TESTS,
         docs::TESTS,

@@ -51,6 +51,10 @@ fn text(spec: &LabSpec) -> String {
         _ = writeln!(toml, "datapath = \"{datapath}\"");
     }
     push(&mut toml, &spec.cluster_extra);
+    if !spec.ring.is_empty() {
+        toml.push_str("\n[ring]\n");
+        push(&mut toml, &spec.ring);
+    }
     for link in 0..spec.links {
         let (v4, v6) = networks(link);
         let network = if spec.ipv6 { v6 } else { v4 };

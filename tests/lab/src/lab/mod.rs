@@ -70,6 +70,9 @@ pub struct LabSpec {
     pub cluster_extra: BTreeMap<String, String>,
     /// More keys of every `[[link]]` table.
     pub link_extra: BTreeMap<String, String>,
+    /// Keys of the `[ring]` table.
+    #[serde(default)]
+    pub ring: BTreeMap<String, String>,
     /// Service addresses with their prefixes, on the nodes' `svc0`.
     #[serde(default)]
     pub addresses: Vec<String>,
@@ -91,6 +94,7 @@ impl Default for LabSpec {
             datapath: None,
             cluster_extra: BTreeMap::new(),
             link_extra: BTreeMap::new(),
+            ring: BTreeMap::new(),
             addresses: vec![ADDRESS.to_owned()],
             failback: false,
             config: None,

@@ -36,6 +36,8 @@ const DYING: Duration = Duration::from_secs(1);
 const SKEWED_DAEMON: &str = "ringbeatd-lab";
 /// The daemon's control socket, inside the node.
 const SOCKET: &str = "run/ringbeat/control.sock";
+/// The socket of process groups, inside the node.
+const GROUPS: &str = "run/ringbeat/cpg.sock";
 
 /// A node of a lab; the client and the switch have one too, without a daemon.
 #[derive(Debug, Clone)]
@@ -298,6 +300,11 @@ impl Node<'_> {
     /// The control socket, as seen from outside.
     pub fn socket(&self) -> Result<PathBuf> {
         Ok(self.root()?.join(SOCKET))
+    }
+
+    /// The socket of process groups, as seen from outside.
+    pub fn groups(&self) -> Result<PathBuf> {
+        Ok(self.root()?.join(GROUPS))
     }
 
     /// What the node's daemons wrote.
