@@ -500,9 +500,14 @@ fn start_ring(
     };
     let wanted = config.cluster().realtime();
     let enter = move || {
-        if wanted && let Err(error) = realtime::enter(RING_PRIORITY) {
+        if !wanted {
+            return None;
+        }
+        let entered = realtime::enter(RING_PRIORITY);
+        if let Err(error) = &entered {
             tracing::info!(%error, "the ring's thread runs with normal scheduling");
         }
+        entered.ok().map(|()| RING_PRIORITY)
     };
     RingPlane::start(&spec, enter).map_err(|error| Refusal::because(Exit::Interface, chain(&error)))
 }

@@ -35,6 +35,7 @@ use self::seal::{Opener, Sealer, Secret};
 use self::worker::{Counts, Worker};
 use crate::plane::PlaneLink;
 use crate::sys::clock::boot_ns;
+use crate::sys::realtime::Courtesy;
 
 /// The socket of process groups, beside the control socket.
 const SOCKET_NAME: &str = "cpg.sock";
@@ -122,11 +123,14 @@ pub struct RingPlane {
 }
 
 impl RingPlane {
-    /// Starts it; `enter` is the first thing that the thread does.
+    /// Starts it; `enter` is the first thing that the thread does, and gives the priority that it was granted.
     ///
     /// # Errors
     /// What cannot be had.
-    pub fn start(spec: &Spec<'_>, enter: impl FnOnce() + Send + 'static) -> Result<Self, RingError> {
+    pub fn start(
+        spec: &Spec<'_>,
+        enter: impl FnOnce() -> Option<i32> + Send + 'static,
+    ) -> Result<Self, RingError> {
         let config = spec.config;
         let own = config.own().slot();
         let specs: Vec<LinkSpec> = link_specs(spec);
@@ -172,10 +176,7 @@ impl RingPlane {
             waiting: VecDeque::new(),
             counts: Counts::default(),
         };
-        let run = move || {
-            enter();
-            worker.run();
-        };
+        let run = move || worker.run(Courtesy::new(enter()));
         thread::Builder::new().name("ringbeat-ring".to_owned()).spawn(run).map_err(RingError::Thread)?;
         Ok(Self { orders, said, wake, report, edges: [0; NODES_MAX], path })
     }

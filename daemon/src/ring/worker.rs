@@ -21,6 +21,7 @@ use super::links::Links;
 use super::seal::{Opener, Refused, Sealer};
 use super::{Order, Said};
 use crate::sys::clock::{boot_ns, timespec};
+use crate::sys::realtime::Courtesy;
 
 /// Datagrams of one link in one round.
 const BURST_MAX: usize = 512;
@@ -68,7 +69,7 @@ pub(super) struct Counts {
 
 impl Worker {
     /// Runs until the main loop has gone.
-    pub(super) fn run(mut self) {
+    pub(super) fn run(mut self, mut courtesy: Courtesy) {
         let mut reported_ns = 0;
         let mut awake_since_ns = boot_ns();
         loop {
@@ -80,6 +81,7 @@ impl Worker {
                 std::thread::sleep(PAUSE);
                 awake_since_ns = boot_ns();
             }
+            courtesy.look(now_ns);
             if !self.take_orders(now_ns) {
                 return;
             }

@@ -151,6 +151,46 @@ impl Breath {
     }
 }
 
+/// A real-time thread that is one only while it is light: what is urgent is short, and who carries bulk leaves the cores to
+/// those for whom it is.
+#[derive(Debug)]
+pub struct Courtesy {
+    /// None where real-time scheduling is not wanted, or not to be had.
+    priority: Option<i32>,
+    is_real: bool,
+    since_ns: u64,
+    used_ns: u64,
+}
+
+/// Between two looks, in ns.
+const COURTESY_NS: u64 = 10_000_000;
+
+impl Courtesy {
+    /// For a thread that starts in real-time scheduling of this priority.
+    pub const fn new(priority: Option<i32>) -> Self {
+        Self { priority, is_real: priority.is_some(), since_ns: 0, used_ns: 0 }
+    }
+
+    /// To be called in each round. Above half of a core it goes to normal scheduling, below a quarter it comes back.
+    pub fn look(&mut self, now_ns: u64) {
+        let Some(priority) = self.priority else { return };
+        let passed_ns = now_ns.saturating_sub(self.since_ns);
+        if passed_ns < COURTESY_NS {
+            return;
+        }
+        let used_ns = thread_cpu_ns();
+        let share_pct = (used_ns - self.used_ns) * 100 / passed_ns;
+        (self.since_ns, self.used_ns) = (now_ns, used_ns);
+        if is_over_budget() {
+            self.priority = None;
+        } else if self.is_real && share_pct > 50 {
+            self.is_real = schedule(0, libc::SCHED_OTHER, 0).is_err();
+        } else if !self.is_real && share_pct < 25 {
+            self.is_real = schedule(0, libc::SCHED_FIFO, priority).is_ok();
+        }
+    }
+}
+
 /// Whether a [`Breath`] has ended real-time scheduling: that of the thread of the probes.
 pub fn is_breathless() -> bool {
     BREATHLESS.load(Ordering::Acquire)

@@ -17,8 +17,6 @@ pub(super) const CHUNK_HEAD: usize = 4;
 const FIRST: u32 = 1 << 24;
 const LAST: u32 = 1 << 25;
 const BYTES: u32 = FIRST - 1;
-/// A chunk shorter than this is no use cutting off.
-const CHUNK_MIN: usize = 64;
 
 /// A message that waits for its turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,9 +77,8 @@ impl Outbox {
             let rest = message.bytes.len() - self.cut;
             let left = room.saturating_sub(payload.len() + CHUNK_HEAD);
             let takes = rest.min(left);
-            if takes < rest && (takes < CHUNK_MIN || payload.len() + CHUNK_HEAD > room)
-                || payload.len() + CHUNK_HEAD > room
-            {
+            // Filled to the last byte: packets of one length leave by one system call.
+            if payload.len() + CHUNK_HEAD > room || (takes == 0 && rest > 0) {
                 break;
             }
             let first = if self.cut == 0 { FIRST } else { 0 };
