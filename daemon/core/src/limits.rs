@@ -74,6 +74,8 @@ pub const RING_QUEUE_MAX: usize = 4_096;
 /// Bytes of them.
 pub const RING_QUEUE_BYTES_MAX: usize = 4 << 20;
 
+/// Pieces of a commit token.
+pub const RING_PIECES_MAX: usize = 16;
 /// Members whose ring was lost agree anew after so long, in ns, and after twice as long each time that follows.
 pub const RING_AGAIN_MIN_NS: u64 = 200_000_000;
 /// But not after longer than this.

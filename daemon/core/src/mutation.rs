@@ -61,4 +61,10 @@ pub enum Mutation {
     AnyRing,
     /// Whether there is more to give is said only after giving.
     FlagLate,
+    /// What another node tells of its processes is passed over.
+    RollIgnored,
+    /// Processes of nodes that are gone stay in their groups.
+    GhostsKept,
+    /// A ring that does not turn is left at that.
+    RingKeptWhenLost,
 }

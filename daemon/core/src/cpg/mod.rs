@@ -3,12 +3,12 @@
 //! The idea in a minute. Joins, leaves and messages of a group are messages of the ring, so all nodes of a view see them
 //! in one order, and each finds the same members at the same place. Whose nodes a view has lost leave when the ring says
 //! with whom this node goes on; whom a view brings is told by each node in the first message that it sends in it, its
-//! *roll*, so nobody's message comes before its sender is known.
+//! *roll*. What comes before the rolls of all is held back, so all members of a view know the same members from its first
+//! message on.
 //!
 //! Source: cpg_overview(3), cpg_join(3) and cpg_mcast_joined(3) of Corosync, whose terms and reasons these are.
 //!
 //! DEVIATION: all nodes of a view keep each group, not only those with members of it, so that a join costs one message.
-//! A roll that arrives is a configuration change of its own, so a merge of three nodes tells of two changes, not of one.
 //!
 //! Deliberately not there: clients, their sockets and their queues, and the pieces of messages longer than one of the ring:
 //! the clients' library cuts them and puts them together.
@@ -25,6 +25,7 @@ use thiserror::Error;
 pub use self::wire::Name;
 use self::wire::{Message, Roll};
 use crate::limits::{GROUP_MEMBERS_MAX, GROUP_PLACES_MAX};
+use crate::mutation::Mutation;
 
 /// A process in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +34,15 @@ pub struct Member {
     pub slot: u8,
     /// Its process number there.
     pub pid: u32,
+}
+
+/// Which part of a message a piece is; neither is a whole one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// It goes on with the one before of the same member.
+    pub goes_on: bool,
+    /// The next one of the same member goes on with it.
+    pub more: bool,
 }
 
 /// Why somebody comes or goes (cpg_initialize(3), `cpg_reason_t`).
@@ -108,8 +118,8 @@ pub enum Output {
         group: Name,
         /// Who sent it.
         from: Member,
-        /// The next one of this member goes on with it.
-        more: bool,
+        /// Whether it is all of a message.
+        piece: Piece,
         /// What.
         bytes: Bytes,
     },
@@ -124,17 +134,37 @@ pub struct Groups {
     places: BTreeSet<(Name, u32)>,
     /// The roll that has not come back yet.
     roll_is_out: bool,
+    /// Whose rolls have not come in this view, a bit for each.
+    expected: u64,
+    /// The view went before all of them had come.
+    is_partial: bool,
+    /// Those that have.
+    rolls: Vec<(u8, Roll)>,
+    /// What came meanwhile.
+    held: Vec<(u8, Bytes)>,
+    mutation: Mutation,
     outputs: VecDeque<Output>,
 }
 
 impl Groups {
     /// A machine that knows no group.
     pub const fn new(own: u8) -> Self {
+        Self::mutated(own, Mutation::None)
+    }
+
+    /// For the simulation: with a clause left out.
+    #[doc(hidden)]
+    pub const fn mutated(own: u8, mutation: Mutation) -> Self {
         Self {
             own,
+            mutation,
             groups: BTreeMap::new(),
             places: BTreeSet::new(),
             roll_is_out: false,
+            expected: 0,
+            is_partial: false,
+            rolls: Vec::new(),
+            held: Vec::new(),
             outputs: VecDeque::new(),
         }
     }
@@ -183,16 +213,22 @@ impl Groups {
     ///
     /// # Errors
     /// It is not in the group.
-    pub fn send(&self, group: &Name, pid: u32, more: bool, bytes: &[u8]) -> Result<Bytes, Refused> {
+    pub fn send(&self, group: &Name, pid: u32, piece: Piece, bytes: &[u8]) -> Result<Bytes, Refused> {
         if !self.places.contains(&(group.clone(), pid)) {
             return Err(Refused::NotMember);
         }
-        Ok(wire::mcast(group, pid, more, bytes))
+        Ok(wire::mcast(group, pid, piece, bytes))
     }
 
     /// The groups that a process of this node is in, or on its way into.
     pub fn places_of(&self, pid: u32) -> impl Iterator<Item = &Name> {
         self.places.iter().filter(move |(_, of)| *of == pid).map(|(group, _)| group)
+    }
+
+    /// Whether a process is in a group, or was a moment ago.
+    pub fn has_member(&self, slot: u8, pid: u32) -> bool {
+        let is_placed = slot == self.own && self.places_of(pid).next().is_some();
+        is_placed || self.groups.values().any(|members| members.contains(&Member { slot, pid }))
     }
 
     /// The members of a group.
@@ -207,9 +243,65 @@ impl Groups {
 
     /// The ring has delivered a message of a node.
     pub fn delivered(&mut self, slot: u8, bytes: Bytes) {
+        if self.expected == 0 {
+            self.take(slot, bytes);
+            return;
+        }
+        let is_due = 1u64.checked_shl(u32::from(slot)).is_some_and(|bit| self.expected & bit != 0);
+        match Message::from_bytes(bytes.clone()) {
+            Some(Message::Roll(roll)) if is_due => {
+                self.expected &= !(1 << slot);
+                self.rolls.push((slot, roll));
+                if self.expected == 0 {
+                    self.begin();
+                }
+            }
+            _ => self.held.push((slot, bytes)),
+        }
+    }
+
+    /// The ring goes on with these nodes only, until it tells of its next view.
+    pub fn transitional(&mut self, slots: u64) {
+        // Whose rolls have not come by now has said nothing else, either.
+        self.is_partial = self.expected != 0;
+        self.begin();
+        if self.mutation != Mutation::GhostsKept {
+            self.retire(|member| slots >> member.slot & 1 == 0, Reason::NodeDown);
+        }
+    }
+
+    /// The ring has a view of these nodes: this one tells the others who of its processes is where, before anything else.
+    pub fn regular(&mut self, slots: u64) {
+        if self.mutation != Mutation::RollIgnored {
+            self.expected = slots;
+        }
+        self.is_partial = false;
+        // One that has not come back is the next message still, and nothing of this node can have come before it.
+        if std::mem::replace(&mut self.roll_is_out, true) {
+            return;
+        }
+        let own = self.groups.iter().flat_map(|(group, members)| {
+            members.iter().filter(|member| member.slot == self.own).map(|member| (group.clone(), member.pid))
+        });
+        let bytes = Message::Roll(own.collect()).to_bytes();
+        self.outputs.push_back(Output::First { bytes });
+    }
+
+    /// Whether all nodes of the view have told of their processes. If it went before that, its nodes may know different members
+    /// of those that have not, and have said nothing in it.
+    pub const fn knows_all(&self) -> bool {
+        self.expected == 0 && !self.is_partial
+    }
+
+    /// The next output, until there is none.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    fn take(&mut self, slot: u8, bytes: Bytes) {
         match Message::from_bytes(bytes) {
-            Some(Message::Mcast { group, pid, more, bytes }) => {
-                self.message(group, Member { slot, pid }, more, bytes)
+            Some(Message::Mcast { group, pid, piece, bytes }) => {
+                self.message(group, Member { slot, pid }, piece, bytes);
             }
             Some(Message::Join { group, pid }) => {
                 let member = Member { slot, pid };
@@ -225,76 +317,68 @@ impl Groups {
                     self.tell(group, vec![(member, reason)], Vec::new());
                 }
             }
-            Some(Message::Roll(roll)) => self.roll(slot, roll),
+            Some(Message::Roll(roll)) => {
+                self.rolls.push((slot, roll));
+                self.call();
+            }
             // Of a newer version: nothing that this one could do.
             None => {}
         }
     }
 
-    /// The ring goes on with these nodes only, until it tells of its next view.
-    pub fn transitional(&mut self, slots: u64) {
-        self.retire(|member| slots >> member.slot & 1 == 0, Reason::NodeDown);
-    }
-
-    /// The ring has a view: this node tells the others who of its processes is where, before anything else.
-    pub fn regular(&mut self) {
-        // One that has not come back is the next message still, and nothing of this node can have come before it.
-        if std::mem::replace(&mut self.roll_is_out, true) {
-            return;
-        }
-        let own = self.groups.iter().flat_map(|(group, members)| {
-            members.iter().filter(|member| member.slot == self.own).map(|member| (group.clone(), member.pid))
-        });
-        let bytes = Message::Roll(own.collect()).to_bytes();
-        self.outputs.push_back(Output::First { bytes });
-    }
-
-    /// The next output, until there is none.
-    pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
-    }
-
-    fn message(&mut self, group: Name, from: Member, more: bool, bytes: Bytes) {
+    fn message(&mut self, group: Name, from: Member, piece: Piece, bytes: Bytes) {
         let members = self.groups.get(&group);
         let is_of_use = members.is_some_and(|members| {
             members.contains(&from) && members.iter().any(|member| member.slot == self.own)
         });
         if is_of_use {
-            self.outputs.push_back(Output::Message { group, from, more, bytes });
+            self.outputs.push_back(Output::Message { group, from, piece, bytes });
         }
     }
 
-    /// What a node says of its processes: who is new, came with it, and who is not there, has gone with it.
-    fn roll(&mut self, slot: u8, roll: Roll) {
-        if slot == self.own {
-            self.roll_is_out = false;
+    /// The rolls have come, or no more of them will: who is in, and then what was held back.
+    fn begin(&mut self) {
+        self.expected = 0;
+        self.call();
+        for (slot, bytes) in std::mem::take(&mut self.held) {
+            self.take(slot, bytes);
         }
-        let called: BTreeSet<(Name, u32)> = roll.into_iter().collect();
-        self.retire_of(slot, &called);
+    }
+
+    /// What nodes say of their processes: who is new, came with its node, and who is not there any more, has ended. One change
+    /// for each group.
+    fn call(&mut self) {
+        let mut left: BTreeMap<Name, Vec<(Member, Reason)>> = BTreeMap::new();
         let mut joined: BTreeMap<Name, Vec<(Member, Reason)>> = BTreeMap::new();
-        for (group, pid) in called {
-            let member = Member { slot, pid };
-            if self.groups.entry(group.clone()).or_default().insert(member) {
-                joined.entry(group).or_default().push((member, Reason::NodeUp));
+        for (slot, roll) in std::mem::take(&mut self.rolls) {
+            if slot == self.own {
+                self.roll_is_out = false;
+            }
+            if self.mutation == Mutation::RollIgnored {
+                continue;
+            }
+            let called: BTreeSet<(Name, u32)> = roll.into_iter().collect();
+            for (group, members) in &mut self.groups {
+                members.retain(|member| {
+                    let stays = member.slot != slot || called.contains(&(group.clone(), member.pid));
+                    if !stays {
+                        left.entry(group.clone()).or_default().push((*member, Reason::ProcessDown));
+                    }
+                    stays
+                });
+            }
+            for (group, pid) in called {
+                let member = Member { slot, pid };
+                if self.groups.entry(group.clone()).or_default().insert(member) {
+                    joined.entry(group).or_default().push((member, Reason::NodeUp));
+                }
             }
         }
-        for (group, joined) in joined {
-            self.tell(group, Vec::new(), joined);
+        let changed: BTreeSet<Name> = left.keys().chain(joined.keys()).cloned().collect();
+        for group in changed {
+            let (left, joined) = (left.remove(&group), joined.remove(&group));
+            self.tell(group, left.unwrap_or_default(), joined.unwrap_or_default());
         }
-    }
-
-    fn retire_of(&mut self, slot: u8, called: &BTreeSet<(Name, u32)>) {
-        let mut gone: BTreeMap<Name, Vec<(Member, Reason)>> = BTreeMap::new();
-        for (group, members) in &mut self.groups {
-            members.retain(|member| {
-                let stays = member.slot != slot || called.contains(&(group.clone(), member.pid));
-                if !stays {
-                    gone.entry(group.clone()).or_default().push((*member, Reason::ProcessDown));
-                }
-                stays
-            });
-        }
-        self.tell_gone(gone);
     }
 
     fn retire(&mut self, goes: impl Fn(&Member) -> bool, reason: Reason) {

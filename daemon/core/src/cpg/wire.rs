@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! byte 0   kind: 1 roll, 2 join, 3 leave, 4 mcast        byte 1   version, 1
-//! byte 2   of leave: 1 if the process has ended; of mcast: 1 if the next one goes on with it; else 0
+//! byte 2   of leave: 1 if the process has ended; of mcast: 1 if the next one goes on with it, 2 if it goes on with
+//!          the one before; else 0
 //! byte 3   bytes of the group's name; of a roll 0
 //! join, leave, mcast   bytes 4..8 process number, then the name, then the message
 //! roll                 bytes 4..8 places, then each: process number (4), bytes of the name (1), the name
@@ -13,6 +14,7 @@ use std::fmt;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use super::Piece;
 use crate::limits::{GROUP_NAME_MAX, GROUP_PLACES_MAX};
 
 const VERSION: u8 = 1;
@@ -20,6 +22,8 @@ const ROLL: u8 = 1;
 const JOIN: u8 = 2;
 const LEAVE: u8 = 3;
 const MCAST: u8 = 4;
+const MORE: u8 = 1;
+const GOES_ON: u8 = 2;
 const HEAD: usize = 8;
 
 /// A group's name: 1 to [`GROUP_NAME_MAX`] bytes, whatever they are.
@@ -63,20 +67,21 @@ pub(super) enum Message {
     /// A process goes.
     Leave { group: Name, pid: u32, has_ended: bool },
     /// A message to a group.
-    Mcast { group: Name, pid: u32, more: bool, bytes: Bytes },
+    Mcast { group: Name, pid: u32, piece: Piece, bytes: Bytes },
 }
 
-fn head(kind: u8, flag: bool, group: &Name, pid: u32, room: usize) -> BytesMut {
+fn head(kind: u8, flags: u8, group: &Name, pid: u32, room: usize) -> BytesMut {
     let mut bytes = BytesMut::with_capacity(HEAD + group.0.len() + room);
-    bytes.put_slice(&[kind, VERSION, u8::from(flag), group.0.len() as u8]);
+    bytes.put_slice(&[kind, VERSION, flags, group.0.len() as u8]);
     bytes.put_u32_le(pid);
     bytes.put_slice(&group.0);
     bytes
 }
 
 /// A message to a group, as bytes.
-pub(super) fn mcast(group: &Name, pid: u32, more: bool, message: &[u8]) -> Bytes {
-    let mut bytes = head(MCAST, more, group, pid, message.len());
+pub(super) fn mcast(group: &Name, pid: u32, piece: Piece, message: &[u8]) -> Bytes {
+    let flags = if piece.more { MORE } else { 0 } | if piece.goes_on { GOES_ON } else { 0 };
+    let mut bytes = head(MCAST, flags, group, pid, message.len());
     bytes.put_slice(message);
     bytes.freeze()
 }
@@ -97,9 +102,11 @@ impl Message {
                 }
                 bytes.freeze()
             }
-            Self::Join { group, pid } => head(JOIN, false, group, *pid, 0).freeze(),
-            Self::Leave { group, pid, has_ended } => head(LEAVE, *has_ended, group, *pid, 0).freeze(),
-            Self::Mcast { group, pid, more, bytes } => mcast(group, *pid, *more, bytes),
+            Self::Join { group, pid } => head(JOIN, 0, group, *pid, 0).freeze(),
+            Self::Leave { group, pid, has_ended } => {
+                head(LEAVE, u8::from(*has_ended), group, *pid, 0).freeze()
+            }
+            Self::Mcast { group, pid, piece, bytes } => mcast(group, *pid, *piece, bytes),
         }
     }
 
@@ -117,7 +124,10 @@ impl Message {
             (LEAVE, 0 | 1) if bytes.is_empty() => {
                 Some(Self::Leave { group, pid: number, has_ended: flag == 1 })
             }
-            (MCAST, 0 | 1) => Some(Self::Mcast { group, pid: number, more: flag == 1, bytes }),
+            (MCAST, 0..=3) => {
+                let piece = Piece { goes_on: flag & GOES_ON != 0, more: flag & MORE != 0 };
+                Some(Self::Mcast { group, pid: number, piece, bytes })
+            }
             _ => None,
         }
     }
@@ -158,8 +168,13 @@ mod tests {
         let join = (group(), any::<u32>()).prop_map(|(group, pid)| Message::Join { group, pid });
         let leave = (group(), any::<u32>(), any::<bool>())
             .prop_map(|(group, pid, has_ended)| Message::Leave { group, pid, has_ended });
-        let mcast = (group(), any::<u32>(), any::<bool>(), proptest::collection::vec(any::<u8>(), 0..300))
-            .prop_map(|(group, pid, more, bytes)| Message::Mcast { group, pid, more, bytes: bytes.into() });
+        let bytes = proptest::collection::vec(any::<u8>(), 0..300);
+        let mcast = (group(), any::<u32>(), any::<[bool; 2]>(), bytes).prop_map(
+            |(group, pid, [goes_on, more], bytes)| {
+                let piece = Piece { goes_on, more };
+                Message::Mcast { group, pid, piece, bytes: bytes.into() }
+            },
+        );
         prop_oneof![roll, join, leave, mcast]
     }
 

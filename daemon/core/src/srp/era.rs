@@ -11,7 +11,7 @@ use ringbeat_common::view::View;
 use super::params::Params;
 use super::store::{Inserted, Packet, Store};
 use super::wire::{Message, NOBODY, RingId, Token, packet_bytes};
-use crate::limits::{RING_REQUESTS_MAX, RING_STORE_MAX};
+use crate::limits::{RING_QUEUE_MAX, RING_REQUESTS_MAX, RING_STORE_MAX};
 use crate::membership::choice::bits;
 use crate::mutation::Mutation;
 
@@ -87,6 +87,13 @@ impl Era {
         if above == 0 { self.representative() } else { self.own + 1 + above.trailing_zeros() as u8 }
     }
 
+    /// Who has the token before this node.
+    pub(super) fn predecessor(&self) -> u8 {
+        let below = self.view.members & ((1 << self.own) - 1);
+        let highest = |set: u64| 63 - set.leading_zeros() as u8;
+        highest(if below == 0 { self.view.members } else { below })
+    }
+
     /// The highest number that the token had when it left here last.
     pub(super) const fn last_seq(&self) -> u64 {
         self.last_seq
@@ -119,13 +126,17 @@ impl Era {
         let mut sent = 0;
         token.requests.retain(|seq| {
             let Some(packet) = self.store.get(*seq).filter(|_| sent < params.max_messages) else {
-                // What was released here nobody misses.
-                return *seq > self.store.released();
+                // What was released here nobody misses, and what has not been sent nobody can.
+                return *seq > self.store.released() && *seq <= before_seq;
             };
             send(others, packet_bytes(self.own, self.id, *seq, packet));
             sent += 1;
             false
         });
+        // However wrong it is: more than all can have put in is not believed.
+        let members = self.view.members.count_ones();
+        token.fcc = token.fcc.min(members * params.max_messages);
+        token.backlog = token.backlog.min(members * RING_QUEUE_MAX as u32);
         // What this node had put in a rotation ago is out again.
         token.fcc = token.fcc.saturating_sub(self.last_sent);
         token.backlog = token.backlog.saturating_sub(self.last_backlog);
@@ -146,7 +157,8 @@ impl Era {
         let before = if self.mutation == Mutation::SafeOnce { token.aru } else { self.last_aru };
         self.safe = self.safe.max(token.aru.min(before));
         let quiet = token.seq == self.last_seq && before_seq == token.seq && token.aru == token.seq;
-        let idle = quiet && token.requests.is_empty() && token.backlog == 0 && !token.recovers;
+        // Whoever had something would have sent one at the least.
+        let idle = quiet && token.requests.is_empty() && !token.recovers;
         self.unchanged = if idle { self.unchanged.saturating_add(1) } else { 0 };
         let stuck = token.aru == self.last_aru && token.aru < token.seq && token.aru_by != self.own;
         self.stuck = if stuck { self.stuck.saturating_add(1) } else { 0 };
@@ -165,7 +177,8 @@ impl Era {
             0 => params.window_size,
             _ => (u64::from(params.window_size) * u64::from(backlog)).div_ceil(all) as u32,
         };
-        params.max_messages.min(free).min(share.max(1))
+        // One in each visit, also where others fill the window: it may be what they wait for.
+        params.max_messages.min(free.max(1)).min(share.max(1))
     }
 
     fn lower_or_raise(&self, token: &mut Token) {

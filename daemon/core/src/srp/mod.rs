@@ -20,6 +20,7 @@
 mod era;
 mod packing;
 mod params;
+mod pieces;
 mod recovery;
 mod store;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use ringbeat_common::view::View;
 use self::era::{Era, Source};
 use self::packing::{Assembly, Outbox};
 pub use self::params::Params;
+use self::pieces::Pieces;
 use self::recovery::Forming;
 use self::store::Packet;
 use self::wire::{Commit, Message, NOBODY, RingId, Token};
@@ -107,7 +109,7 @@ enum Timer {
     Loss,
     /// The one that was sent shows no trace.
     Retransmit,
-    /// An idle one has been held for long enough.
+    /// An idle one has been held for long enough; or the only member may begin.
     Hold,
 }
 
@@ -141,6 +143,7 @@ pub struct Ring {
     sent: Option<(u8, Bytes)>,
     /// A commit token that came before this node had its view.
     early: Option<Commit>,
+    pieces: Pieces,
     timers: Timers<Timer>,
     outputs: VecDeque<Output>,
 }
@@ -183,6 +186,7 @@ impl Ring {
             held: None,
             sent: None,
             early: None,
+            pieces: Pieces::new(),
             timers: Timers::new(),
             outputs: VecDeque::new(),
         }
@@ -222,11 +226,8 @@ impl Ring {
 
     /// Takes a message to be the next one of this node, before all that wait. To be called on [`Output::Regular`] only, before
     /// any other input: then nothing of what waits has been cut yet.
-    pub fn submit_first(&mut self, bytes: Bytes, _now_ns: u64) {
+    pub fn submit_first(&mut self, bytes: Bytes) {
         self.outbox.push_first(bytes);
-        if self.is_operational() && self.era.others() == 0 {
-            self.turn_alone();
-        }
     }
 
     /// Whether a message would be taken, unless it is a very long one.
@@ -290,10 +291,19 @@ impl Ring {
         }
         match message {
             Message::Packet { ring, seq, packet } => self.packet(ring, seq, packet),
-            Message::Token { ring, token } => self.token(ring, token, now_ns),
-            Message::Commit(commit) => self.commit(commit, now_ns),
+            Message::Token { ring, token } => self.token(from, ring, token, now_ns),
+            Message::Commit(commit) => self.commit(from, commit, now_ns),
             Message::Wake { ring } => self.wake(ring, now_ns),
-            Message::Lost { ring } => self.lost(ring),
+            Message::Lost { ring } => self.lost(from, ring),
+            Message::Piece { ring: _, id, index, count, bytes } => {
+                let whole = self.pieces.take(from, id, index, count, bytes);
+                // Nothing else is ever that long.
+                if let Some((of, Message::Commit(commit))) = whole.and_then(Message::from_bytes)
+                    && of == from
+                {
+                    self.commit(from, commit, now_ns);
+                }
+            }
         }
     }
 
@@ -306,18 +316,25 @@ impl Ring {
     }
 
     /// A member knows nothing of this ring any more.
-    fn lost(&mut self, ring: RingId) {
+    fn lost(&mut self, from: u8, ring: RingId) {
         let era = match &self.phase {
             Phase::Operational => &self.era,
             Phase::Forming(forming) => &forming.era,
             Phase::Gather => return,
         };
-        if era.id == ring {
+        if era.id == ring && era.view.has(from) {
             self.lose();
         }
     }
 
     fn packet(&mut self, ring: RingId, seq: u64, packet: Packet) {
+        let view = match &self.phase {
+            Phase::Forming(forming) => &forming.era.view,
+            _ => &self.era.view,
+        };
+        if !view.has(packet.origin) && self.mutation != Mutation::AnyRing {
+            return;
+        }
         match &mut self.phase {
             Phase::Operational if ring == self.era.id || self.mutation == Mutation::AnyRing => {
                 self.era.take(seq, packet);
@@ -346,16 +363,22 @@ impl Ring {
         }
     }
 
-    fn token(&mut self, ring: RingId, token: Token, now_ns: u64) {
+    fn token(&mut self, from: u8, ring: RingId, mut token: Token, now_ns: u64) {
         let (era, forms) = match &mut self.phase {
             Phase::Operational => (&mut self.era, false),
             Phase::Forming(forming) => (&mut forming.era, true),
             Phase::Gather => return,
         };
-        if ring != era.id || !era.is_news(token.number) {
+        // One that was meant for another, and was brought here by somebody on the wire, would be a second one.
+        if ring != era.id || from != era.predecessor() || !era.is_news(token.number) {
             return;
         }
-        if forms { self.recover(token, now_ns) } else { self.operate(token, now_ns) }
+        if forms {
+            self.recover(token, now_ns);
+        } else {
+            token.recovers = false;
+            self.operate(token, now_ns);
+        }
     }
 
     /// A visit of the token.
@@ -364,12 +387,14 @@ impl Ring {
         let outputs = &mut self.outputs;
         let mut fresh = Fresh { own: self.own, outbox: &mut self.outbox };
         let send = |to, bytes| outputs.push_back(Output::Send { to, bytes });
-        let token = self.era.visit(token, &self.params, &mut fresh, send);
+        let mut token = self.era.visit(token, &self.params, &mut fresh, send);
         let idle = self.era.unchanged >= self.params.seqno_unchanged_const;
         if idle && self.era.representative() == self.own {
             self.timers.cancel(Timer::Retransmit);
             self.timers.set(Timer::Hold, now_ns + self.params.hold_ns);
             self.timers.set(Timer::Loss, now_ns + self.params.token_ns);
+            // Nothing is on its way and nothing waits, whatever somebody has put in.
+            (token.fcc, token.backlog) = (0, 0);
             (self.sent, self.held) = (None, Some(token));
         } else {
             let bytes = self.era.message(&token);
@@ -387,22 +412,42 @@ impl Ring {
             Phase::Forming(forming) => &forming.era,
             _ => &self.era,
         };
-        let to = era.successor();
-        self.outputs.push_back(Output::Send { to: 1 << to, bytes: bytes.clone() });
-        self.sent = Some((to, bytes));
+        let (to, ring) = (era.successor(), era.id);
         // An idle token may be held on its way, and nobody else shows a trace of it.
         let is_idle = era.unchanged + 1 >= self.params.seqno_unchanged_const;
+        self.send(to, ring, &bytes);
+        self.sent = Some((to, bytes));
         let wait_ns = if is_idle { self.params.hold_ns } else { 0 } + self.params.token_retransmit_ns();
         self.timers.set(Timer::Retransmit, now_ns + wait_ns);
         self.timers.set(Timer::Loss, now_ns + self.params.token_ns);
+    }
+
+    /// Sends a token or a commit token, which may be longer than a frame.
+    fn send(&mut self, to: u8, ring: RingId, bytes: &Bytes) {
+        let to = 1 << to;
+        let most = self.params.payload + 2 * wire::PACKET_HEAD;
+        if bytes.len() <= most {
+            self.outputs.push_back(Output::Send { to, bytes: bytes.clone() });
+            return;
+        }
+        let each = most - wire::HEAD;
+        let (id, count) = (self.pieces.next_id, bytes.len().div_ceil(each) as u8);
+        self.pieces.next_id = id.wrapping_add(1);
+        for (index, begin) in (0..bytes.len()).step_by(each).enumerate() {
+            let piece = bytes.slice(begin..bytes.len().min(begin + each));
+            let piece = Message::Piece { ring, id, index: index as u8, count, bytes: piece };
+            self.outputs.push_back(Output::Send { to, bytes: piece.to_bytes(self.own) });
+        }
     }
 
     fn wake(&mut self, ring: RingId, now_ns: u64) {
         if !matches!(self.phase, Phase::Operational) || ring != self.era.id {
             return;
         }
-        if let Some(token) = self.held.take() {
-            self.operate_on(token, now_ns);
+        match self.held.take() {
+            Some(token) => self.operate_on(token, now_ns),
+            // It is on its way here, and is not to rest.
+            None => self.era.unchanged = 0,
         }
     }
 
@@ -416,6 +461,7 @@ impl Ring {
         while let Some(timer) = self.timers.pop(now_ns) {
             match timer {
                 Timer::Loss => self.lose(),
+                Timer::Hold if self.is_operational() && self.era.others() == 0 => self.turn_alone(),
                 Timer::Hold => {
                     if let Some(token) = self.held.take() {
                         // One rotation: then it is held again.
@@ -425,8 +471,12 @@ impl Ring {
                     }
                 }
                 Timer::Retransmit => {
-                    if let Some((to, bytes)) = &self.sent {
-                        self.outputs.push_back(Output::Send { to: 1 << to, bytes: bytes.clone() });
+                    if let Some((to, bytes)) = self.sent.clone() {
+                        let ring = match &self.phase {
+                            Phase::Forming(forming) => forming.era.id,
+                            _ => self.era.id,
+                        };
+                        self.send(to, ring, &bytes);
                         self.timers.set(Timer::Retransmit, now_ns + self.params.token_retransmit_ns());
                     }
                 }
@@ -473,10 +523,17 @@ impl Ring {
         }
     }
 
-    fn commit(&mut self, commit: Commit, now_ns: u64) {
+    fn commit(&mut self, from: u8, commit: Commit, now_ns: u64) {
         match &self.phase {
-            Phase::Forming(forming) if forming.era.view == commit.view => self.commit_goes_on(commit, now_ns),
-            _ if commit.view > self.era.view && commit.view.has(self.own) => {
+            Phase::Forming(forming)
+                if forming.era.view == commit.view && from == forming.era.predecessor() =>
+            {
+                self.commit_goes_on(commit, now_ns);
+            }
+            _ if commit.view > self.era.view
+                && commit.view.has(self.own)
+                && from == Era::new(commit.view, self.own, self.mutation).predecessor() =>
+            {
                 // Membership has not installed it yet.
                 let newer = self
                     .early

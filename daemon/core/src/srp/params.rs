@@ -65,9 +65,9 @@ impl Params {
         }
     }
 
-    /// The payload of a packet that fits a message of so many bytes.
+    /// The payload of a packet that fits a message of so many bytes; in recovery it is a packet inside of another.
     pub fn payload_in(message: usize) -> usize {
-        message.saturating_sub(PACKET_HEAD).min(RING_PAYLOAD_MAX)
+        message.saturating_sub(2 * PACKET_HEAD).min(RING_PAYLOAD_MAX)
     }
 
     /// `token_retransmit`: a token that shows no trace is sent again after so long, in ns. `token` / (repetitions + 0.2).

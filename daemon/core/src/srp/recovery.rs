@@ -40,6 +40,8 @@ struct Plan {
     high: u64,
     /// The highest up to which one of them knows that all of the old ring have all.
     safe: u64,
+    /// Whose messages one of them has said that it will deliver: then all of them do.
+    obligation: u64,
     /// Numbers that this node gives the others, highest first.
     todo: Vec<u64>,
 }
@@ -89,8 +91,8 @@ impl Ring {
         if view.members.trailing_zeros() == u32::from(self.own) {
             let entries = vec![Entry::default(); view.members.count_ones() as usize];
             self.commit_goes_on(Commit { number: 1, view, entries }, now_ns);
-        } else if let Some(early) = self.early.take() {
-            self.commit(early, now_ns);
+        } else if let Some(early) = self.early.take().filter(|early| early.view == view) {
+            self.commit_goes_on(early, now_ns);
         }
     }
 
@@ -106,6 +108,7 @@ impl Ring {
             aru: store.aru(),
             high: store.high().max(store.aru()),
             safe: era.safe.min(store.aru()),
+            obligation: self.obligation,
         }
     }
 
@@ -139,11 +142,13 @@ impl Ring {
         let Phase::Forming(forming) = &mut self.phase else { return };
         let members: Vec<u8> = bits(forming.era.view.members).collect();
         let old = self.era.id;
-        let mut plan = Plan { old, together: 1 << self.own, high: 0, safe: 0, todo: Vec::new() };
+        let mut plan =
+            Plan { old, together: 1 << self.own, high: 0, safe: 0, obligation: 0, todo: Vec::new() };
         if self.era.view.is_some() {
             let together = || members.iter().zip(entries).filter(|(_, entry)| entry.old == old);
             plan.together = together().fold(0, |set, (slot, _)| set | 1 << slot);
             plan.high = together().map(|(_, entry)| entry.high).max().unwrap_or(0);
+            plan.obligation = together().fold(0, |set, (_, entry)| set | entry.obligation);
             plan.safe = together().map(|(_, entry)| entry.safe).max().unwrap_or(0);
             let low = together().map(|(_, entry)| entry.aru).min().unwrap_or(0);
             let is_mine = |seq: &u64| {
@@ -162,7 +167,7 @@ impl Ring {
     /// A packet of the ring that forms.
     pub(super) fn take_forming(&mut self, seq: u64, packet: Packet) {
         let Phase::Forming(forming) = &mut self.phase else { return };
-        let Some(plan) = &forming.plan else { return };
+        let Some(plan) = &mut forming.plan else { return };
         // A message of the new ring leaves after all members have installed it, this one as well: between the visit in
         // which its sender did so and the next one the token has been everywhere, and has found the same there.
         if !packet.recovered {
@@ -171,7 +176,12 @@ impl Ring {
         if let Some((_, Message::Packet { ring, seq, packet })) = Message::from_bytes(packet.payload.clone())
             && ring == plan.old
             && seq <= plan.high
+            && self.era.view.has(packet.origin)
         {
+            // Whoever else was about to give it need not.
+            if let Ok(at) = plan.todo.binary_search_by(|todo| seq.cmp(todo)) {
+                plan.todo.remove(at);
+            }
             self.era.take(seq, packet);
         }
         forming.era.take(seq, packet);
@@ -188,6 +198,9 @@ impl Ring {
         let send = |to, bytes| outputs.push_back(Output::Send { to, bytes });
         let mut again = Again { own: self.own, era: &self.era, todo: &mut plan.todo };
         token = forming.era.visit(token, &self.params, &mut again, send);
+        // They are delivered nowhere, and taken by now: there may be more of them than a ring keeps.
+        forming.era.delivered = forming.era.store.aru();
+        forming.era.release();
         // Said before the last of it leaves, and taken back by the same node. Whoever else has more says it within a rotation.
         let has_more = if self.mutation == Mutation::FlagLate { !plan.todo.is_empty() } else { had };
         if has_more && !token.recovers {
@@ -211,15 +224,18 @@ impl Ring {
             Mutation::RingEarly => forming.finished >= 1,
             _ => forming.finished >= 3 && forming.era.safe >= forming.install_seq,
         };
+        let is_stuck = forming.era.stuck >= self.params.fail_recv_const;
         let bytes = forming.era.message(&token);
         self.hand_on(bytes, now_ns);
         if is_done {
             self.install(now_ns);
+        } else if is_stuck {
+            self.lose();
         }
     }
 
     /// Everybody has everything: the old ring's last messages, and then the new configuration.
-    fn install(&mut self, _now_ns: u64) {
+    fn install(&mut self, now_ns: u64) {
         let Phase::Forming(forming) = std::mem::replace(&mut self.phase, Phase::Operational) else { return };
         let Forming { era, plan, .. } = *forming;
         let Some(plan) = plan else { return };
@@ -240,7 +256,8 @@ impl Ring {
         self.early = None;
         self.outputs.push_back(Output::Regular { view: self.era.view });
         if self.era.others() == 0 {
-            self.turn_alone();
+            // Not before whoever is told of the view has had the first word in it.
+            self.timers.set(super::Timer::Hold, now_ns);
         } else {
             self.deliver();
         }
@@ -249,7 +266,7 @@ impl Ring {
     /// What is left of the old ring, in the transitional configuration. Behind a gap that nobody could fill only messages of
     /// those whom this node is bound to: whatever the others sent there may rest on what is missing.
     fn deliver_rest(&mut self, plan: &Plan) {
-        let kept = if self.mutation == Mutation::ObligationForgotten { 0 } else { self.obligation };
+        let kept = if self.mutation == Mutation::ObligationForgotten { 0 } else { plan.obligation };
         let bound = if self.mutation == Mutation::GapIgnored { u64::MAX } else { plan.together | kept };
         let mut whole = Vec::new();
         let mut is_gap = false;
@@ -258,7 +275,7 @@ impl Ring {
                 is_gap = true;
                 // Whose packet is missing nobody knows; of those who came together none is.
                 for (slot, assembly) in self.assemblies.iter_mut().enumerate() {
-                    if plan.together >> slot & 1 == 0 {
+                    if bound >> slot & 1 == 0 {
                         assembly.forget();
                     }
                 }

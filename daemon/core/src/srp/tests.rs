@@ -1,8 +1,11 @@
 //! Rings that turn in a room without a network, or with a bad one.
 
+mod attacks;
+
 use std::collections::{BTreeMap, BinaryHeap};
 
 use super::*;
+use crate::limits::{RING_REQUESTS_MAX, RING_STORE_MAX};
 
 const MS: u64 = 1_000_000;
 const PARAMS: Params = Params::with_token(5 * MS, 100 * MS, 1300);
@@ -116,7 +119,10 @@ impl World {
     }
 
     fn run(&mut self, ms: u64) {
-        let end_ns = self.now_ns + ms * MS;
+        self.run_until(self.now_ns + ms * MS);
+    }
+
+    fn run_until(&mut self, end_ns: u64) {
         loop {
             let frame_ns = self.wire.peek().map(|frame| frame.0.0);
             let timer =

@@ -1,7 +1,7 @@
 //! What nodes of a ring send one another: packets, the token, the commit token, and a call to wake up.
 //!
 //! ```text
-//! byte 0    kind: 1 packet, 2 token, 3 commit token, 4 wake, 5 lost      byte 1    version, 1
+//! byte 0    kind: 1 packet, 2 token, 3 commit token, 4 wake, 5 lost, 6 piece      byte 1    version, 1
 //! byte 2    sender's slot                                         byte 3    proposer of the ring's view
 //! bytes 4..8   by kind                                            bytes 8..16  epoch of the ring's view
 //! packet    byte 4 flags (1 safe, 2 recovered), byte 5 origin; bytes 16..24 number; then the payload
@@ -9,8 +9,9 @@
 //!           bytes 16..24 the token's own number, 24..32 seq, 32..40 aru, 40..44 packets of the last rotation (fcc),
 //!           44..48 backlog; then the requested numbers, eight bytes each
 //! commit    byte 4 entries; bytes 16..24 the token's own number, 24..32 members, 32..40 the rest of the view's id;
-//!           then the entries, in the order of the ring, 40 bytes each: epoch and proposer of the old ring (8 + 1),
-//!           filled (1), 0 (6), aru (8), high (8), safe (8)
+//!           then the entries, in the order of the ring, 48 bytes each: epoch and proposer of the old ring (8 + 1),
+//!           filled (1), 0 (6), aru (8), high (8), safe (8), obligation (8)
+//! piece     byte 4 its place, byte 5 pieces, bytes 6..8 number of the message; then its bytes
 //! ```
 //! Little-endian. All of it is sealed by the links' layer, which also knows which life the sender is of. Totem
 //! (1995), section 4.1 (token), 4.2.2 (commit token).
@@ -23,14 +24,15 @@ use ringbeat_common::limits::NODES_MAX;
 use ringbeat_common::view::View;
 
 use super::store::Packet;
-use crate::limits::{RING_PAYLOAD_MAX, RING_REQUESTS_MAX};
+use crate::limits::{RING_PAYLOAD_MAX, RING_REQUESTS_MAX, RING_STORE_MAX};
 
 /// Bytes before a packet's payload.
 pub(super) const PACKET_HEAD: usize = 24;
-const HEAD: usize = 16;
+/// Bytes before anything but a packet's.
+pub(super) const HEAD: usize = 16;
 const TOKEN_HEAD: usize = 48;
 const COMMIT_HEAD: usize = 40;
-const ENTRY: usize = 40;
+const ENTRY: usize = 48;
 const VERSION: u8 = 1;
 const SAFE: u8 = 1;
 const RECOVERED: u8 = 2;
@@ -84,6 +86,8 @@ pub(super) struct Entry {
     pub(super) high: u64,
     /// It knows that all members of that ring have all up to here.
     pub(super) safe: u64,
+    /// Whose messages of that ring it has said that it will deliver, a bit for each.
+    pub(super) obligation: u64,
 }
 
 /// The commit token.
@@ -103,6 +107,7 @@ pub(super) enum Message {
     Commit(Commit),
     Wake { ring: RingId },
     Lost { ring: RingId },
+    Piece { ring: RingId, id: u16, index: u8, count: u8, bytes: Bytes },
 }
 
 fn head(kind: u8, from: u8, ring: RingId, own: [u8; 4], room: usize) -> BytesMut {
@@ -141,7 +146,7 @@ impl Message {
                 for entry in &commit.entries {
                     bytes.put_u64_le(entry.old.epoch);
                     bytes.put_slice(&[entry.old.proposer, u8::from(entry.filled), 0, 0, 0, 0, 0, 0]);
-                    for word in [entry.aru, entry.high, entry.safe] {
+                    for word in [entry.aru, entry.high, entry.safe, entry.obligation] {
                         bytes.put_u64_le(word);
                     }
                 }
@@ -149,6 +154,12 @@ impl Message {
             }
             Self::Wake { ring } => head(4, from, *ring, [0; 4], HEAD).freeze(),
             Self::Lost { ring } => head(5, from, *ring, [0; 4], HEAD).freeze(),
+            Self::Piece { ring, id, index, count, bytes: piece } => {
+                let [low, high] = id.to_le_bytes();
+                let mut bytes = head(6, from, *ring, [*index, *count, low, high], HEAD + piece.len());
+                bytes.put_slice(piece);
+                bytes.freeze()
+            }
         }
     }
 
@@ -166,6 +177,7 @@ impl Message {
             3 => commit(ring, a, bytes)?,
             4 if bytes.is_empty() => Self::Wake { ring },
             5 if bytes.is_empty() => Self::Lost { ring },
+            6 => Self::Piece { ring, id: u16::from_le_bytes([c, d]), index: a, count: b, bytes },
             _ => return None,
         };
         Some((from, message))
@@ -219,10 +231,12 @@ fn commit(ring: RingId, entries: u8, mut bytes: Bytes) -> Option<Message> {
         let epoch = bytes.get_u64_le();
         let [proposer, filled, 0, 0, 0, 0, 0, 0] = bytes.split_to(8)[..] else { return None };
         let (aru, high, safe) = (bytes.get_u64_le(), bytes.get_u64_le(), bytes.get_u64_le());
-        if filled > 1 || aru > high || safe > aru {
+        let obligation = bytes.get_u64_le();
+        // Nobody keeps more than so many packets above what all have.
+        if filled > 1 || aru > high || safe > aru || high - safe > RING_STORE_MAX {
             return None;
         }
-        all.push(Entry { filled: filled == 1, old: RingId { epoch, proposer }, aru, high, safe });
+        all.push(Entry { filled: filled == 1, old: RingId { epoch, proposer }, aru, high, safe, obligation });
     }
     Some(Message::Commit(Commit { number, view, entries: all }))
 }
@@ -238,10 +252,17 @@ mod tests {
     }
 
     fn entry() -> impl Strategy<Value = Entry> {
-        (any::<bool>(), ring(), any::<[u64; 3]>()).prop_map(|(filled, old, mut of)| {
-            of.sort_unstable();
-            Entry { filled, old, safe: of[0], aru: of[1], high: of[2] }
-        })
+        let above = 0..=RING_STORE_MAX / 2;
+        (any::<bool>(), ring(), 0..u64::MAX / 2, above.clone(), above, any::<u64>()).prop_map(
+            |(filled, old, safe, more, most, obligation)| Entry {
+                filled,
+                old,
+                safe,
+                aru: safe + more,
+                high: safe + more + most,
+                obligation,
+            },
+        )
     }
 
     fn message() -> impl Strategy<Value = Message> {
@@ -277,7 +298,17 @@ mod tests {
                 Message::Commit(Commit { number, view: View::new(epoch, proposer, members, 5, 1), entries })
             });
         let wake = ring().prop_map(|ring| Message::Wake { ring });
-        prop_oneof![packet, token, commit, wake, ring().prop_map(|ring| Message::Lost { ring })]
+        let lost = ring().prop_map(|ring| Message::Lost { ring });
+        let piece = (ring(), any::<(u16, u8, u8)>(), proptest::collection::vec(any::<u8>(), 0..50)).prop_map(
+            |(ring, (id, index, count), bytes)| Message::Piece {
+                ring,
+                id,
+                index,
+                count,
+                bytes: bytes.into(),
+            },
+        );
+        prop_oneof![packet, token, commit, wake, lost, piece]
     }
 
     proptest! {
@@ -297,7 +328,7 @@ mod tests {
             let end = bytes.len().saturating_sub(cut);
             let read = Message::from_bytes(bytes.slice(..end));
             // A packet's payload has no length of its own: the links' layer has sealed the whole.
-            let is_packet = matches!(message, Message::Packet { .. });
+            let is_packet = matches!(message, Message::Packet { .. } | Message::Piece { .. });
             prop_assert!(read.is_none() || is_packet, "{:?}", read);
         }
     }

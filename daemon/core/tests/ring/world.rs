@@ -124,6 +124,7 @@ pub(crate) struct World {
     pub(crate) lost: u64,
     pub(crate) frames: u64,
     pub(crate) trace: Option<Vec<String>>,
+    pub(crate) wrong: Option<String>,
 }
 
 impl World {
@@ -145,6 +146,7 @@ impl World {
             lost: 0,
             frames: 0,
             trace: None,
+            wrong: None,
             plan,
         };
         for slot in 0..world.plan.nodes {
@@ -506,6 +508,9 @@ impl World {
     }
 
     fn send(&mut self, from: u8, to: u64, bytes: &Bytes) {
+        if bytes.len() > PAYLOAD + 48 {
+            self.wrong = Some(format!("{} bytes do not fit a frame", bytes.len()));
+        }
         let life = self.nodes[usize::from(from)].life;
         for to in (0..self.plan.nodes).filter(|slot| to >> slot & 1 == 1) {
             self.frames += 1;
