@@ -101,7 +101,8 @@ pub fn start(path: &Path, news: broadcast::Sender<Arc<EventRecord>>) -> io::Resu
     Ok(Asks { queue: asked, wake })
 }
 
-fn listen(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+/// A socket for root alone, at a path whose lock this daemon holds.
+pub fn listen(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }

@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask setup`, `build`, `test`, `demo`, `lab`, `bench`, `verify`, `fix`, `tidy`.
+//! The project's own commands: `cargo xtask setup`, `build`, `test`, `sim`, `demo`, `lab`, `bench`, `verify`, `fix`, `tidy`.
 //!
 //! This crate is the first thing that compiles on a fresh machine, so it depends on nothing but argument
 //! parsing, errors and JSON. It only starts other programs and reads what they say: what a lab, a demo or a
@@ -9,6 +9,7 @@
 mod links;
 mod process;
 mod setup;
+mod sim;
 mod sources;
 mod suite;
 mod tidy;
@@ -50,7 +51,7 @@ enum Verb {
     /// Three nodes, some faults, and how fast each was told (arguments go to the lab)
     #[command(disable_help_flag = true)]
     Demo(Passed),
-    /// Measure: `bench detect`, `failover`, `calm` or `datapath` (arguments go to the lab)
+    /// Measure: `bench detect`, `failover`, `ring`, `calm` or `datapath` (arguments go to the lab)
     #[command(disable_help_flag = true)]
     Bench(Passed),
     /// Run every test and print one closing line that counts
@@ -61,6 +62,8 @@ enum Verb {
         /// Run only the tests whose name contains this
         filter: Option<String>,
     },
+    /// Simulate clusters and rings, a history for each seed, until one goes wrong
+    Sim(sim::SimArgs),
     /// The gate: format, lints, tidy, links, docs, licences; changes no file
     Verify,
     /// Repair what can be repaired: lints, then format
@@ -112,6 +115,10 @@ fn run(verb: Verb) -> Result<bool> {
         Verb::Test { only, filter } => {
             setup::ensure(&workspace)?;
             suite::run(&workspace, only, filter.as_deref())
+        }
+        Verb::Sim(args) => {
+            setup::ensure(&workspace)?;
+            sim::run(&workspace, &args)
         }
         Verb::Verify => {
             setup::ensure(&workspace)?;

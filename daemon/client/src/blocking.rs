@@ -37,7 +37,7 @@ impl Client {
             .map_err(|source| Error::Connect { path: path.display().to_string(), source })?;
         let own = Member { node: 0, pid: 0 };
         let mut client = Self { stream, talk: Talk::new(), own, buffer: vec![0; READ_BYTES] };
-        client.own = welcomed(client.reply()?)?;
+        client.own = welcomed(client.reply(1)?)?;
         Ok(client)
     }
 
@@ -56,8 +56,8 @@ impl Client {
     /// # Errors
     /// It is in, the group is full, or the daemon takes no part.
     pub fn join(&mut self, group: &[u8]) -> Result<(), Error> {
-        self.talk.ask(group, true)?;
-        done(self.reply()?)
+        let asked = self.talk.ask(group, true)?;
+        done(self.reply(asked)?)
     }
 
     /// Leaves a group.
@@ -65,8 +65,8 @@ impl Client {
     /// # Errors
     /// It is not in.
     pub fn leave(&mut self, group: &[u8]) -> Result<(), Error> {
-        self.talk.ask(group, false)?;
-        done(self.reply()?)
+        let asked = self.talk.ask(group, false)?;
+        done(self.reply(asked)?)
     }
 
     /// Sends to all members of a group, itself among them. It comes back when the daemon has it, or is about to; while the
@@ -99,8 +99,8 @@ impl Client {
     /// # Errors
     /// The daemon has gone.
     pub fn list(&mut self) -> Result<Listing, Error> {
-        self.talk.ask_list();
-        listed(self.reply()?)
+        let asked = self.talk.ask_list();
+        listed(self.reply(asked)?)
     }
 
     /// The next thing that this program is told; none if there is none in time. It waits for ever without a time.
@@ -120,9 +120,9 @@ impl Client {
         }
     }
 
-    fn reply(&mut self) -> Result<Reply, Error> {
+    fn reply(&mut self, asked: u64) -> Result<Reply, Error> {
         loop {
-            if let Some(reply) = self.talk.reply() {
+            if let Some(reply) = self.talk.reply(asked) {
                 return Ok(reply);
             }
             self.wait(None)?;

@@ -38,6 +38,17 @@ pub use self::wire::{Code, Member, Reason};
 
 /// Where the daemon listens, unless its configuration has another control socket: this one is beside it.
 pub const SOCKET_PATH: &str = "/run/ringbeat/cpg.sock";
+/// Where a daemon listens whose control socket is this one: `cpg.sock` beside it, or `NAME-cpg.sock` for one of another name.
+pub fn socket_beside(control: &std::path::Path) -> std::path::PathBuf {
+    let stem = control.file_stem().unwrap_or_default();
+    if stem == "control" {
+        return control.with_file_name("cpg.sock");
+    }
+    let mut name = stem.to_owned();
+    name.push("-cpg.sock");
+    control.with_file_name(name)
+}
+
 /// The longest message that is put together, unless [`Client::set_message_max`] says another, in bytes.
 pub const MESSAGE_MAX: usize = 64 << 20;
 

@@ -9,6 +9,8 @@ use tokio::net::UnixStream;
 use crate::talk::{Listing, Reply, Talk, done, listed, welcomed};
 use crate::{Error, Event, Member};
 
+/// Room for what one read takes.
+const READ_BYTES: usize = 256 << 10;
 /// More than this is not kept to be written: whoever sends waits for the daemon.
 const WRITE_BYTES: usize = 4 << 20;
 
@@ -30,7 +32,7 @@ impl AsyncClient {
             .await
             .map_err(|source| Error::Connect { path: path.display().to_string(), source })?;
         let mut client = Self { stream, talk: Talk::new(), own: Member { node: 0, pid: 0 } };
-        client.own = welcomed(client.reply().await?)?;
+        client.own = welcomed(client.reply(1).await?)?;
         Ok(client)
     }
 
@@ -44,8 +46,8 @@ impl AsyncClient {
     /// # Errors
     /// The same.
     pub async fn join(&mut self, group: &[u8]) -> Result<(), Error> {
-        self.talk.ask(group, true)?;
-        done(self.reply().await?)
+        let asked = self.talk.ask(group, true)?;
+        done(self.reply(asked).await?)
     }
 
     /// As [`Client::leave`](crate::Client::leave).
@@ -53,8 +55,8 @@ impl AsyncClient {
     /// # Errors
     /// The same.
     pub async fn leave(&mut self, group: &[u8]) -> Result<(), Error> {
-        self.talk.ask(group, false)?;
-        done(self.reply().await?)
+        let asked = self.talk.ask(group, false)?;
+        done(self.reply(asked).await?)
     }
 
     /// As [`Client::send`](crate::Client::send).
@@ -85,8 +87,8 @@ impl AsyncClient {
     /// # Errors
     /// The same.
     pub async fn list(&mut self) -> Result<Listing, Error> {
-        self.talk.ask_list();
-        listed(self.reply().await?)
+        let asked = self.talk.ask_list();
+        listed(self.reply(asked).await?)
     }
 
     /// The next thing that this program is told.
@@ -102,9 +104,9 @@ impl AsyncClient {
         }
     }
 
-    async fn reply(&mut self) -> Result<Reply, Error> {
+    async fn reply(&mut self, asked: u64) -> Result<Reply, Error> {
         loop {
-            if let Some(reply) = self.talk.reply() {
+            if let Some(reply) = self.talk.reply(asked) {
                 return Ok(reply);
             }
             self.turn().await?;
@@ -118,6 +120,7 @@ impl AsyncClient {
         let ready = self.stream.ready(interest).await?;
         if ready.is_readable() {
             // What is ready is there, or was taken for ready: neither waits.
+            self.talk.input.reserve(READ_BYTES);
             match self.stream.try_read_buf(&mut self.talk.input) {
                 Ok(0) => return Err(self.talk.hung_up()),
                 Ok(_) => self.talk.take()?,
@@ -130,6 +133,9 @@ impl AsyncClient {
                 Ok(written) => self.talk.output.advance(written),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                    // It may have said why.
+                    while self.stream.try_read_buf(&mut self.talk.input).is_ok_and(|length| length > 0) {}
+                    self.talk.take()?;
                     return Err(self.talk.hung_up());
                 }
                 Err(error) => return Err(error.into()),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::wire::{self, Answer, Code, Member, NAME_MAX, PIECE_MAX, Request, VERSION, kind};
+use crate::wire::{self, Answer, Code, Member, NAME_MAX, PIECE_MAX, Piece, Request, VERSION, kind};
 use crate::{Error, Event, MESSAGE_MAX};
 
 /// Groups with their members.
@@ -25,6 +25,9 @@ pub(crate) struct Talk {
     pub(crate) output: BytesMut,
     pub(crate) events: VecDeque<Event>,
     replies: VecDeque<Reply>,
+    /// What has been asked, and what answered, of what is.
+    asked: u64,
+    answered: u64,
     /// Messages that are not whole yet; none of one that became too long.
     parts: BTreeMap<(Bytes, Member), Option<BytesMut>>,
     pub(crate) message_max: usize,
@@ -41,22 +44,28 @@ impl Talk {
             output,
             events: VecDeque::new(),
             replies: VecDeque::new(),
+            // The hello.
+            asked: 1,
+            answered: 0,
             parts: BTreeMap::new(),
             message_max: MESSAGE_MAX,
             last_words: String::new(),
         }
     }
 
-    /// A join or a leave.
-    pub(crate) fn ask(&mut self, group: &[u8], joins: bool) -> Result<(), Error> {
+    /// A join or a leave; gives its number.
+    pub(crate) fn ask(&mut self, group: &[u8], joins: bool) -> Result<u64, Error> {
         let group = Bytes::copy_from_slice(name(group)?);
         let request = if joins { Request::Join { group } } else { Request::Leave { group } };
         request.put(&mut self.output);
-        Ok(())
+        self.asked += 1;
+        Ok(self.asked)
     }
 
-    pub(crate) fn ask_list(&mut self) {
+    pub(crate) fn ask_list(&mut self) -> u64 {
         Request::List.put(&mut self.output);
+        self.asked += 1;
+        self.asked
     }
 
     /// A message, in as many pieces as it takes.
@@ -64,11 +73,14 @@ impl Talk {
         let group = name(group)?;
         let mut pieces = message.chunks(PIECE_MAX).peekable();
         if pieces.peek().is_none() {
-            wire::put_send(&mut self.output, group, false, 0);
+            wire::put_send(&mut self.output, group, Piece::default(), 0);
         }
-        while let Some(piece) = pieces.next() {
-            wire::put_send(&mut self.output, group, pieces.peek().is_some(), piece.len());
-            self.output.put_slice(piece);
+        let mut goes_on = false;
+        while let Some(bytes) = pieces.next() {
+            let piece = Piece { goes_on, more: pieces.peek().is_some() };
+            wire::put_send(&mut self.output, group, piece, bytes.len());
+            self.output.put_slice(bytes);
+            goes_on = true;
         }
         Ok(())
     }
@@ -93,35 +105,48 @@ impl Talk {
                     self.parts.retain(|(of, member), _| *of != group || members.contains(member));
                     self.events.push_back(Event::Configuration { group, members, left, joined });
                 }
-                Answer::Message { group, from, more, bytes } => self.message(group, from, more, bytes),
+                Answer::Message { group, from, piece, bytes } => self.message(group, from, piece, bytes),
             }
         }
         Ok(())
     }
 
-    fn message(&mut self, group: Bytes, from: Member, more: bool, bytes: Bytes) {
-        let key = (group, from);
-        if !more && !self.parts.contains_key(&key) {
-            let (group, from) = key;
+    fn message(&mut self, group: Bytes, from: Member, piece: Piece, bytes: Bytes) {
+        if piece == Piece::default() {
             self.events.push_back(Event::Message { group, from, bytes });
             return;
         }
-        let max = self.message_max;
-        let part = self.parts.entry(key.clone()).or_insert_with(|| Some(BytesMut::new()));
-        if part.as_ref().is_some_and(|part| part.len() + bytes.len() > max) {
-            *part = None;
+        let key = (group, from);
+        if piece.goes_on {
+            // Of a message whose beginning was before this program's time.
+            let Some(part) = self.parts.get_mut(&key) else { return };
+            if part.as_ref().is_some_and(|part| part.len() + bytes.len() > self.message_max) {
+                *part = None;
+            }
+            if let Some(part) = part {
+                part.put_slice(&bytes);
+            }
+        } else {
+            let fits = bytes.len() <= self.message_max;
+            self.parts.insert(key.clone(), fits.then(|| BytesMut::from(&bytes[..])));
         }
-        if let Some(part) = part {
-            part.put_slice(&bytes);
-        }
-        if !more && let Some(Some(whole)) = self.parts.remove(&key) {
+        if !piece.more
+            && let Some(Some(whole)) = self.parts.remove(&key)
+        {
             let (group, from) = key;
             self.events.push_back(Event::Message { group, from, bytes: whole.freeze() });
         }
     }
 
-    pub(crate) fn reply(&mut self) -> Option<Reply> {
-        self.replies.pop_front()
+    /// The reply to what was asked as this number; those to what nobody waits for any more are passed over.
+    pub(crate) fn reply(&mut self, asked: u64) -> Option<Reply> {
+        while let Some(reply) = self.replies.pop_front() {
+            self.answered += 1;
+            if self.answered == asked {
+                return Some(reply);
+            }
+        }
+        None
     }
 
     pub(crate) fn hung_up(&self) -> Error {
@@ -168,8 +193,8 @@ mod tests {
 
     fn pieces(talk: &mut Talk, lengths: &[usize]) {
         for (at, length) in lengths.iter().enumerate() {
-            let more = at + 1 < lengths.len();
-            wire::put_message(&mut talk.input, b"a", FROM, more, *length);
+            let piece = Piece { goes_on: at > 0, more: at + 1 < lengths.len() };
+            wire::put_message(&mut talk.input, b"a", FROM, piece, *length);
             talk.input.put_bytes(at as u8, *length);
         }
         talk.take().expect("frames");
@@ -199,7 +224,7 @@ mod tests {
     #[test]
     fn whoever_leaves_takes_the_pieces_along() {
         let mut talk = Talk::new();
-        wire::put_message(&mut talk.input, b"a", FROM, true, 1);
+        wire::put_message(&mut talk.input, b"a", FROM, Piece { goes_on: false, more: true }, 1);
         talk.input.put_u8(1);
         let gone = Answer::Configuration {
             group: "a".into(),
@@ -211,5 +236,31 @@ mod tests {
         pieces(&mut talk, &[2]);
         assert_eq!(talk.events.len(), 2);
         assert!(matches!(talk.events.pop_back(), Some(Event::Message { bytes, .. }) if bytes.len() == 2));
+    }
+
+    #[test]
+    fn the_end_of_what_was_begun_before_is_no_message() {
+        let mut talk = Talk::new();
+        for more in [true, false] {
+            wire::put_message(&mut talk.input, b"a", FROM, Piece { goes_on: true, more }, 1);
+            talk.input.put_u8(1);
+        }
+        pieces(&mut talk, &[2]);
+        assert!(matches!(talk.events.pop_front(), Some(Event::Message { bytes, .. }) if bytes.len() == 2));
+        assert!(talk.events.is_empty());
+    }
+
+    #[test]
+    fn a_reply_to_a_call_that_was_dropped_is_nobodys() {
+        let mut talk = Talk::new();
+        let dropped = talk.ask(b"a", true).expect("a name");
+        let waited = talk.ask_list();
+        for answer in [Answer::Done { of: 0 }, Answer::Done { of: 2 }, Answer::Listing { groups: Vec::new() }]
+        {
+            answer.put(&mut talk.input);
+        }
+        talk.take().expect("answers");
+        assert!(matches!(talk.reply(waited), Some(Reply::Listing(_))));
+        assert!(talk.reply(dropped).is_none());
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! each frame       bytes of what follows (4), then kind (1), then by kind; little-endian; a name is its length (1) and bytes
 //! program says     1 hello: version (1)             2 join: name           3 leave: name
-//!                  4 send: flags (1; 1 more follows), name, message        5 list
+//!                  4 send: flags (1; 1 more follows, 2 it goes on), name, message        5 list
 //! daemon says      1 welcome: version (1), node (1), process (4)
 //!                  2 done: kind of what was asked (1)
 //!                  3 refused: kind (1), code (1), text
@@ -26,9 +26,32 @@ pub const NAME_MAX: usize = 128;
 pub const PIECE_MAX: usize = (1 << 20) - 256;
 /// The longest frame that either side sends: a listing of all groups may be longer than any message.
 pub const FRAME_MAX: usize = 16 << 20;
+/// The longest frame of a program.
+pub const REQUEST_MAX: usize = PIECE_MAX + 256;
 /// Bytes before each frame.
 pub const LENGTH: usize = 4;
 const MORE: u8 = 1;
+const GOES_ON: u8 = 2;
+
+/// Which part of a message a piece is; neither is a whole one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Piece {
+    /// It goes on with the one before of the same member: who did not get that cannot use it.
+    pub goes_on: bool,
+    /// The next one of the same member goes on with it.
+    pub more: bool,
+}
+
+impl Piece {
+    const fn flags(self) -> u8 {
+        (if self.more { MORE } else { 0 }) | (if self.goes_on { GOES_ON } else { 0 })
+    }
+
+    fn take(bytes: &mut Bytes) -> Option<Self> {
+        let flags = bytes.try_get_u8().ok().filter(|flags| *flags & !(MORE | GOES_ON) == 0)?;
+        Some(Self { goes_on: flags & GOES_ON != 0, more: flags & MORE != 0 })
+    }
+}
 
 /// A process in a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,8 +142,8 @@ pub enum Request {
     Send {
         /// Which.
         group: Bytes,
-        /// The next one goes on with the same message.
-        more: bool,
+        /// Whether it is all of a message.
+        piece: Piece,
         /// The piece.
         bytes: Bytes,
     },
@@ -169,8 +192,8 @@ pub enum Answer {
         group: Bytes,
         /// Whose.
         from: Member,
-        /// The next one of the same member goes on with it.
-        more: bool,
+        /// Whether it is all of a message.
+        piece: Piece,
         /// The piece.
         bytes: Bytes,
     },
@@ -269,17 +292,17 @@ fn take_change(bytes: &mut Bytes) -> Option<(Member, Reason)> {
 }
 
 /// The frame of a send up to its message, which follows.
-pub fn put_send(bytes: &mut BytesMut, group: &[u8], more: bool, message: usize) {
+pub fn put_send(bytes: &mut BytesMut, group: &[u8], piece: Piece, message: usize) {
     let at = begin(bytes, kind::SEND);
-    bytes.put_u8(if more { MORE } else { 0 });
+    bytes.put_u8(piece.flags());
     put_name(bytes, group);
     end(bytes, at, message);
 }
 
 /// The frame of a message up to its bytes, which follow.
-pub fn put_message(bytes: &mut BytesMut, group: &[u8], from: Member, more: bool, message: usize) {
+pub fn put_message(bytes: &mut BytesMut, group: &[u8], from: Member, piece: Piece, message: usize) {
     let at = begin(bytes, 5);
-    bytes.put_u8(if more { MORE } else { 0 });
+    bytes.put_u8(piece.flags());
     put_member(bytes, from);
     put_name(bytes, group);
     end(bytes, at, message);
@@ -293,8 +316,8 @@ impl Request {
             Self::Join { .. } => kind::JOIN,
             Self::Leave { .. } => kind::LEAVE,
             Self::List => kind::LIST,
-            Self::Send { group, more, bytes: message } => {
-                put_send(bytes, group, *more, message.len());
+            Self::Send { group, piece, bytes: message } => {
+                put_send(bytes, group, *piece, message.len());
                 bytes.put_slice(message);
                 return;
             }
@@ -315,9 +338,9 @@ impl Request {
             kind::JOIN => Self::Join { group: take_name(&mut bytes)? },
             kind::LEAVE => Self::Leave { group: take_name(&mut bytes)? },
             kind::SEND => {
-                let flags = bytes.try_get_u8().ok().filter(|flags| *flags & !MORE == 0)?;
+                let piece = Piece::take(&mut bytes)?;
                 let group = take_name(&mut bytes)?;
-                return Some(Self::Send { group, more: flags & MORE != 0, bytes });
+                return Some(Self::Send { group, piece, bytes });
             }
             kind::LIST => Self::List,
             _ => return None,
@@ -354,8 +377,8 @@ impl Answer {
                 members.iter().for_each(|member| put_member(bytes, *member));
                 left.iter().chain(joined).for_each(|change| put_change(bytes, *change));
             }
-            Self::Message { group, from, more, bytes: message } => {
-                put_message(bytes, group, *from, *more, message.len());
+            Self::Message { group, from, piece, bytes: message } => {
+                put_message(bytes, group, *from, *piece, message.len());
                 bytes.put_slice(message);
                 return;
             }
@@ -395,10 +418,10 @@ impl Answer {
                 }
             }
             5 => {
-                let flags = bytes.try_get_u8().ok().filter(|flags| *flags & !MORE == 0)?;
+                let piece = Piece::take(&mut bytes)?;
                 let from = take_member(&mut bytes)?;
                 let group = take_name(&mut bytes)?;
-                return Some(Self::Message { group, from, more: flags & MORE != 0, bytes });
+                return Some(Self::Message { group, from, piece, bytes });
             }
             6 => {
                 let groups = bytes.try_get_u16_le().ok()?;
@@ -429,6 +452,10 @@ mod tests {
         proptest::collection::vec(any::<u8>(), 0..300).prop_map(Bytes::from)
     }
 
+    fn piece() -> impl Strategy<Value = Piece> {
+        any::<[bool; 2]>().prop_map(|[goes_on, more]| Piece { goes_on, more })
+    }
+
     fn member() -> impl Strategy<Value = Member> {
         (any::<u8>(), any::<u32>()).prop_map(|(node, pid)| Member { node, pid })
     }
@@ -442,11 +469,7 @@ mod tests {
             any::<u8>().prop_map(|version| Request::Hello { version }),
             name().prop_map(|group| Request::Join { group }),
             name().prop_map(|group| Request::Leave { group }),
-            (name(), any::<bool>(), text()).prop_map(|(group, more, bytes)| Request::Send {
-                group,
-                more,
-                bytes
-            }),
+            (name(), piece(), text()).prop_map(|(group, piece, bytes)| Request::Send { group, piece, bytes }),
             Just(Request::List),
         ]
     }
@@ -465,8 +488,12 @@ mod tests {
             (name(), many(), changes(), changes()).prop_map(|(group, members, left, joined)| {
                 Answer::Configuration { group, members, left, joined }
             }),
-            (name(), member(), any::<bool>(), text())
-                .prop_map(|(group, from, more, bytes)| Answer::Message { group, from, more, bytes }),
+            (name(), member(), piece(), text()).prop_map(|(group, from, piece, bytes)| Answer::Message {
+                group,
+                from,
+                piece,
+                bytes
+            }),
             proptest::collection::vec((name(), many()), 0..5).prop_map(|groups| Answer::Listing { groups }),
         ]
     }

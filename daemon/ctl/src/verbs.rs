@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Exit, Failure> {
         return status(arguments, output);
     }
     if let Verb::Cpg { verb } = &arguments.verb {
-        let socket = cpg::socket_beside(&control_socket(arguments));
+        let socket = ringbeat_client::socket_beside(&control_socket(arguments));
         return Ok(if cpg::run(&socket, output, verb)? { Exit::Fine } else { Exit::Error });
     }
     carry_out(arguments, output).map(|()| Exit::Fine)

@@ -7,10 +7,8 @@
 //! Deliberately not here: what groups are (`ringbeat_core::cpg`).
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
@@ -18,12 +16,21 @@ use bytes::{Bytes, BytesMut};
 use ringbeat_client::wire::{self, Answer, Code, Request, VERSION};
 use rustix::net::sockopt::socket_peercred;
 
+use crate::control::listen;
+
 /// Connections at a time.
 pub(super) const CLIENTS_MAX: usize = 128;
 /// A client for which so many bytes wait is not read from until it has read.
 const PUSHED_BACK: usize = 1 << 20;
 /// Bytes that wait for a client that does not read.
-pub(super) const WAITING_MAX: usize = 32 << 20;
+pub(super) const WAITING_MAX: usize = 16 << 20;
+/// Bytes that wait for all of them: the daemon's memory is locked, and bounded.
+const ALL_WAITING_MAX: usize = 24 << 20;
+/// The first request is no longer.
+const HELLO_MAX: usize = 64;
+/// Nobody is let in for so long when there are no descriptors left.
+const SHUT_NS: u64 = 100_000_000;
+const APART: &str = "this daemon takes no part in the cluster";
 /// Bytes that one read takes.
 const READ_BYTES: usize = 256 << 10;
 /// Bytes that a client's messages lie in one piece up to: a longer message is a piece of its own.
@@ -48,6 +55,10 @@ pub(super) struct Client {
     waiting: usize,
     /// Of the first piece of output, so much has been written.
     written: usize,
+    /// It has said all that it will.
+    is_over: bool,
+    /// It takes nothing any more.
+    is_deaf: bool,
     /// Why it is to go.
     pub(super) ends: Option<&'static str>,
 }
@@ -63,6 +74,28 @@ pub(super) enum Next {
 }
 
 impl Client {
+    fn new(stream: UnixStream, pid: u32) -> Self {
+        Self {
+            stream,
+            pid,
+            is_known: false,
+            input: BytesMut::new(),
+            held: None,
+            output: VecDeque::new(),
+            tail: BytesMut::new(),
+            waiting: 0,
+            written: 0,
+            is_over: false,
+            is_deaf: false,
+            ends: None,
+        }
+    }
+
+    /// Whether it has gone, and all that it had said is done.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_over && self.held.is_none() && !self.is_whole()
+    }
+
     /// Where it can be waited for.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
@@ -80,27 +113,52 @@ impl Client {
 
     /// Whether it may be read from.
     pub(super) fn reads(&self) -> bool {
-        self.held.is_none() && self.ends.is_none() && !self.is_pushed_back()
+        self.held.is_none() && self.ends.is_none() && !self.is_over && !self.is_pushed_back()
     }
 
-    /// Reads what has come; its end is noted.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> bool {
-        match self.stream.read(&mut buffer[..READ_BYTES]) {
-            Ok(0) => self.ends = Some("it has gone"),
-            Ok(length) => {
-                self.input.extend_from_slice(&buffer[..length]);
-                return true;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => self.ends = Some("it has gone"),
+    /// Whether something that it has said can be done now, if there is room for messages.
+    pub(super) fn has_work(&self, has_room: bool) -> bool {
+        let asks = match &self.held {
+            Some(_) => has_room,
+            None => self.is_over || !matches!(self.input_length(), Ok(None)) && self.is_whole(),
+        };
+        asks && self.ends.is_none() && !self.is_pushed_back()
+    }
+
+    /// The length of its next request, if so much is there.
+    fn input_length(&self) -> Result<Option<usize>, usize> {
+        let most = if self.is_known { wire::REQUEST_MAX } else { HELLO_MAX };
+        match wire::length(&self.input)? {
+            Some(length) if length > most => Err(length),
+            length => Ok(length),
         }
-        false
+    }
+
+    fn is_whole(&self) -> bool {
+        match self.input_length() {
+            Ok(Some(length)) => self.input.len() >= wire::LENGTH + length,
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// Reads what has come. What it has sent before it went is still heard.
+    pub(super) fn read(&mut self, buffer: &mut [u8]) {
+        match self.stream.read(&mut buffer[..READ_BYTES]) {
+            Ok(0) => self.is_over = true,
+            Ok(length) => self.input.extend_from_slice(&buffer[..length]),
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(_) => self.is_over = true,
+        }
     }
 
     /// The next request of it.
     pub(super) fn next(&mut self) -> Next {
         if let Some(held) = self.held.take() {
             return Next::Request(held);
+        }
+        if self.input_length().is_err() {
+            return Next::Broken;
         }
         match wire::next(&mut self.input) {
             Ok(Some(frame)) => Request::read(frame).map_or(Next::Broken, Next::Request),
@@ -130,6 +188,9 @@ impl Client {
 
     fn waits_for(&mut self, bytes: usize) {
         self.waiting += bytes;
+        if self.is_deaf {
+            self.forget();
+        }
         if self.waiting > WAITING_MAX {
             self.ends = Some("it did not read what it was told");
         }
@@ -151,11 +212,18 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
-                    self.ends = Some("it has gone");
-                    break;
+                    // It hears nothing any more, and may still have said something.
+                    self.is_deaf = true;
+                    self.forget();
                 }
             }
         }
+    }
+
+    fn forget(&mut self) {
+        self.output.clear();
+        self.tail.clear();
+        (self.waiting, self.written) = (0, 0);
     }
 
     fn wrote(&mut self, length: usize) {
@@ -176,6 +244,8 @@ pub(super) struct Clients {
     clients: Vec<Client>,
     second: u32,
     buffer: Vec<u8>,
+    is_apart: bool,
+    shut_until_ns: u64,
 }
 
 impl Clients {
@@ -184,18 +254,20 @@ impl Clients {
     /// # Errors
     /// The path cannot be had.
     pub(super) fn listen(path: &Path) -> io::Result<Self> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        // The lock beside the control socket is held: a socket that is there is nobody's.
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        listener.set_nonblocking(true)?;
-        Ok(Self { listener, clients: Vec::new(), second: SECOND_PID, buffer: vec![0; READ_BYTES] })
+        let listener = listen(path)?;
+        Ok(Self {
+            listener,
+            clients: Vec::new(),
+            second: SECOND_PID,
+            buffer: vec![0; READ_BYTES],
+            is_apart: false,
+            shut_until_ns: 0,
+        })
+    }
+
+    /// Whether somebody who knocks is let in now. Without descriptors nobody is, for a moment.
+    pub(super) const fn is_open(&self, now_ns: u64) -> bool {
+        now_ns >= self.shut_until_ns
     }
 
     /// Where the next one knocks.
@@ -228,30 +300,34 @@ impl Clients {
         self.clients.iter_mut().find(|client| client.pid == pid)
     }
 
-    /// Lets in who knocks.
-    pub(super) fn accept(&mut self) {
-        while let Ok((stream, _)) = self.listener.accept() {
+    /// Lets in who knocks. A process number is not given again while a member of that number is there.
+    pub(super) fn accept(&mut self, now_ns: u64, is_member: impl Fn(u32) -> bool) {
+        while self.is_open(now_ns) {
+            let stream = match self.listener.accept() {
+                Ok((stream, _)) => stream,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => {
+                    tracing::debug!(%error, "no program is let in for a moment");
+                    self.shut_until_ns = now_ns + SHUT_NS;
+                    return;
+                }
+            };
             if let Err(error) = stream.set_nonblocking(true) {
                 tracing::debug!(%error, "a program was not let in");
                 continue;
             }
             let pid =
                 socket_peercred(&stream).map_or(0, |cred| cred.pid.as_raw_nonzero().get().cast_unsigned());
-            let mut client = Client {
-                stream,
-                pid: self.number(pid),
-                is_known: false,
-                input: BytesMut::new(),
-                held: None,
-                output: VecDeque::new(),
-                tail: BytesMut::new(),
-                waiting: 0,
-                written: 0,
-                ends: None,
+            let mut client = Client::new(stream, self.number(pid, &is_member));
+            let refusal = if self.is_apart {
+                Some((Code::Apart, APART.to_owned()))
+            } else if self.clients.len() >= CLIENTS_MAX {
+                Some((Code::Full, format!("{CLIENTS_MAX} programs are connected, the most there can be")))
+            } else {
+                None
             };
-            if self.clients.len() >= CLIENTS_MAX {
-                let text = format!("{CLIENTS_MAX} programs are connected, the most there can be");
-                client.tell(&Answer::Refused { of: wire::kind::HELLO, code: Code::Full, text });
+            if let Some((code, text)) = refusal {
+                client.tell(&Answer::Refused { of: wire::kind::HELLO, code, text });
                 client.write();
                 continue;
             }
@@ -259,17 +335,37 @@ impl Clients {
         }
     }
 
-    /// Its process number, or one of its own if another connection has that.
-    fn number(&mut self, pid: u32) -> u32 {
-        if pid != 0 && self.of(pid).is_none() {
+    /// This daemon takes no part any more: whoever is there is told, and goes.
+    pub(super) fn stand_apart(&mut self) {
+        self.is_apart = true;
+        for client in &mut self.clients {
+            client.tell(&Answer::Refused { of: 0, code: Code::Apart, text: APART.to_owned() });
+            client.ends = Some("this daemon takes no part");
+        }
+    }
+
+    /// Its process number, or one of its own if another connection has that, or had it a moment ago.
+    fn number(&mut self, pid: u32, is_member: &impl Fn(u32) -> bool) -> u32 {
+        if pid != 0 && self.of(pid).is_none() && !is_member(pid) {
             return pid;
         }
         loop {
             let second = self.second;
             self.second = second.wrapping_add(1).max(SECOND_PID);
-            if self.of(second).is_none() {
+            if self.of(second).is_none() && !is_member(second) {
                 return second;
             }
+        }
+    }
+
+    /// Lets those go for whom most waits, until what waits for all of them is no more than may be.
+    pub(super) fn bound(&mut self) {
+        let mut all: usize = self.clients.iter().map(|client| client.waiting).sum();
+        while all > ALL_WAITING_MAX {
+            let most = self.clients.iter_mut().filter(|client| client.ends.is_none());
+            let Some(most) = most.max_by_key(|client| client.waiting) else { return };
+            most.ends = Some("it did not read what it was told");
+            all -= most.waiting;
         }
     }
 

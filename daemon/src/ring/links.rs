@@ -190,6 +190,8 @@ impl Links {
                     break;
                 };
                 for (meta, piece) in metas.iter().zip(&pieces).take(count) {
+                    // An empty one has no pieces, and is one all the same.
+                    taken += usize::from(meta.len == 0);
                     for datagram in piece[..meta.len.min(piece.len())].chunks(meta.stride.max(1)) {
                         taken += 1;
                         if self.slab.capacity() < datagram.len() {
@@ -219,7 +221,6 @@ impl Link {
     fn open(spec: &LinkSpec) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(spec.own), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
-        socket.set_reuse_address(true)?;
         socket.bind_device(Some(spec.interface.as_bytes()))?;
         // More than an ordinary process may have, where this one may.
         if force_buffers(socket.as_fd(), SOCKET_BYTES).is_err() {

@@ -11,13 +11,14 @@ mod links;
 mod seal;
 mod worker;
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use ringbeat_common::limits::NODES_MAX;
@@ -37,8 +38,6 @@ use crate::plane::PlaneLink;
 use crate::sys::clock::boot_ns;
 use crate::sys::realtime::Courtesy;
 
-/// The socket of process groups, beside the control socket.
-const SOCKET_NAME: &str = "cpg.sock";
 /// A frame has room for so many bytes of a message at the least, or the link's interface is not fit for it.
 const PAYLOAD_MIN: usize = 400;
 
@@ -48,6 +47,7 @@ enum Order {
     Accepted { slot: u8, incarnation: u64 },
     Edges(Box<[u8; NODES_MAX]>),
     Freeze,
+    Apart,
     Form(View),
     Abandon(View),
 }
@@ -118,6 +118,8 @@ pub struct RingPlane {
     said: Receiver<Said>,
     wake: Arc<OwnedFd>,
     report: Arc<Mutex<RingReport>>,
+    /// As it was seen last.
+    last: RefCell<RingReport>,
     edges: [u8; NODES_MAX],
     path: PathBuf,
 }
@@ -142,7 +144,7 @@ impl RingPlane {
         }
         let links = Links::open(&specs, config.ring().link_mode())
             .map_err(|(link, source)| RingError::Link { link, source })?;
-        let path = socket_path(config.cluster().control());
+        let path = ringbeat_client::socket_beside(config.cluster().control());
         let clients =
             Clients::listen(&path).map_err(|source| RingError::Socket { path: path.clone(), source })?;
         let cipher = config.ring().cipher();
@@ -174,11 +176,13 @@ impl RingPlane {
             main: Arc::clone(&spec.wake),
             report: Arc::clone(&report),
             waiting: VecDeque::new(),
+            turn: 0,
             counts: Counts::default(),
         };
         let run = move || worker.run(Courtesy::new(enter()));
         thread::Builder::new().name("ringbeat-ring".to_owned()).spawn(run).map_err(RingError::Thread)?;
-        Ok(Self { orders, said, wake, report, edges: [0; NODES_MAX], path })
+        let last = RefCell::new(RingReport::default());
+        Ok(Self { orders, said, wake, report, last, edges: [0; NODES_MAX], path })
     }
 
     /// The handshake has accepted a life.
@@ -199,6 +203,11 @@ impl RingPlane {
         self.order(Order::Freeze);
     }
 
+    /// This daemon takes no part any more.
+    pub fn stand_apart(&self) {
+        self.order(Order::Apart);
+    }
+
     /// A view has been installed.
     pub fn form(&self, view: View) {
         self.order(Order::Form(view));
@@ -216,7 +225,11 @@ impl RingPlane {
 
     /// How it is.
     pub fn report(&self) -> RingReport {
-        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        // The main loop waits for nobody: the last one will do.
+        if let Ok(report) = self.report.try_lock() {
+            self.last.replace(report.clone());
+        }
+        self.last.borrow().clone()
     }
 
     fn order(&self, order: Order) {
@@ -229,11 +242,6 @@ impl Drop for RingPlane {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
-}
-
-/// Where process groups are to be had, by where the control socket is.
-pub fn socket_path(control: &Path) -> PathBuf {
-    control.with_file_name(SOCKET_NAME)
 }
 
 /// What somebody should know of the configuration.

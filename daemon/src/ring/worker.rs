@@ -29,6 +29,8 @@ const BURST_MAX: usize = 512;
 const REQUESTS_MAX: usize = 256;
 /// The report is as old as this at the most while there is work, in ns.
 const REPORT_NS: u64 = 100_000_000;
+/// The longest sleep while nobody can be let in.
+const SHUT_LOOK_NS: u64 = 20_000_000;
 /// The longest sleep.
 const SLEEP_NS: u64 = 1_000_000_000;
 /// CPU time without a sleep after which the thread makes a pause of its own, in ns: a real-time thread that takes none loses its
@@ -53,6 +55,8 @@ pub(super) struct Worker {
     pub(super) report: Arc<Mutex<RingReport>>,
     /// Messages of this daemon that the ring had no room for: they go before those of programs.
     pub(super) waiting: VecDeque<Bytes>,
+    /// With which program a round begins.
+    pub(super) turn: usize,
     pub(super) counts: Counts,
 }
 
@@ -92,6 +96,7 @@ impl Worker {
             self.take_requests(now_ns);
             self.links.flush();
             self.clients.iter_mut().for_each(Client::write);
+            self.clients.bound();
             self.let_go(now_ns);
             self.links.flush();
             if now_ns >= reported_ns + REPORT_NS || has_slept {
@@ -104,25 +109,27 @@ impl Worker {
     /// Sleeps until there is something to do. Whether it has slept at all.
     fn wait(&self) -> bool {
         let now_ns = boot_ns();
-        let until_ns = self.ring.next_timeout().unwrap_or(u64::MAX).min(now_ns + SLEEP_NS);
-        let may_take = self.has_room();
-        let mut fds = vec![
-            PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.clients.fd(), PollFlags::IN),
-        ];
+        let mut until_ns = self.ring.next_timeout().unwrap_or(u64::MAX).min(now_ns + SLEEP_NS);
+        let has_room = self.has_room();
+        let mut fds = vec![PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
         fds.extend(self.links.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        let mut is_held = false;
+        if self.clients.is_open(now_ns) {
+            fds.push(PollFd::from_borrowed_fd(self.clients.fd(), PollFlags::IN));
+        } else {
+            until_ns = until_ns.min(now_ns + SHUT_LOOK_NS);
+        }
         for client in self.clients.iter() {
-            is_held |= client.held.is_some() && !client.is_pushed_back();
+            if client.has_work(has_room) {
+                until_ns = now_ns;
+            }
             let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, client.reads() && may_take);
+            flags.set(PollFlags::IN, client.reads());
             flags.set(PollFlags::OUT, client.writes());
             if !flags.is_empty() {
                 fds.push(PollFd::from_borrowed_fd(client.fd(), flags));
             }
         }
-        let works = is_held && may_take;
-        let timeout = timespec(if works { 0 } else { until_ns.saturating_sub(now_ns) });
+        let timeout = timespec(until_ns.saturating_sub(now_ns));
         let before_ns = boot_ns();
         let _ = poll(&mut fds, Some(&timeout));
         // A call that comes back at once has not slept.
@@ -142,6 +149,10 @@ impl Worker {
                 Ok(Order::Edges(edges)) => self.links.set_edges(*edges),
                 Ok(Order::Freeze) => self.give(srp::Input::Freeze, now_ns),
                 Ok(Order::Form(view)) => self.give(srp::Input::Form { view }, now_ns),
+                Ok(Order::Apart) => {
+                    self.give(srp::Input::Freeze, now_ns);
+                    self.clients.stand_apart();
+                }
                 Ok(Order::Abandon(view)) => self.give(srp::Input::Abandon { view }, now_ns),
                 Err(std::sync::mpsc::TryRecvError::Empty) => return true,
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => return false,
@@ -182,33 +193,36 @@ impl Worker {
                 srp::Output::Transitional { members } => self.groups.transitional(members),
                 srp::Output::Regular { view } => {
                     self.tell_main(Said::Regular { view, stamp_ns: boot_ns() });
-                    self.groups.regular();
+                    self.groups.regular(view.members);
                 }
                 srp::Output::Lost { view } => {
                     self.counts.lost += 1;
                     self.tell_main(Said::Lost { view });
                 }
             }
-            self.carry_out_groups(now_ns);
+            self.carry_out_groups();
         }
         self.send_waiting(now_ns);
     }
 
-    fn carry_out_groups(&mut self, now_ns: u64) {
+    fn carry_out_groups(&mut self) {
         while let Some(output) = self.groups.poll_output() {
             match output {
-                cpg::Output::First { bytes } => self.ring.submit_first(bytes, now_ns),
+                cpg::Output::First { bytes } => self.ring.submit_first(bytes),
                 cpg::Output::Configuration { group, members, left, joined } => {
                     self.configuration(&group, &members, &left, &joined);
                 }
-                cpg::Output::Message { group, from, more, bytes } => self.message(&group, from, more, &bytes),
+                cpg::Output::Message { group, from, piece, bytes } => {
+                    self.message(&group, from, piece, &bytes)
+                }
             }
         }
     }
 
-    fn message(&mut self, group: &Name, from: Member, more: bool, bytes: &Bytes) {
+    fn message(&mut self, group: &Name, from: Member, piece: cpg::Piece, bytes: &Bytes) {
         let mut head = BytesMut::new();
-        wire::put_message(&mut head, group.as_bytes(), outside(from), more, bytes.len());
+        let piece = wire::Piece { goes_on: piece.goes_on, more: piece.more };
+        wire::put_message(&mut head, group.as_bytes(), outside(from), piece, bytes.len());
         let own = self.node - 1;
         for member in self.groups.members(group).filter(|member| member.slot == own) {
             if let Some(client) = self.clients.of(member.pid) {
@@ -252,12 +266,12 @@ impl Worker {
                 self.waiting.push_front(bytes);
                 return;
             }
-            self.drain(now_ns);
+            self.drain();
         }
     }
 
     /// What the ring says to a message that it was given.
-    fn drain(&mut self, now_ns: u64) {
+    fn drain(&mut self) {
         while let Some(output) = self.ring.poll_output() {
             match output {
                 srp::Output::Send { to, bytes } => self.links.send(to, &bytes, &mut self.sealer),
@@ -265,7 +279,7 @@ impl Worker {
                     self.counts.delivered += 1;
                     self.counts.bytes += bytes.len() as u64;
                     self.groups.delivered(from, bytes);
-                    self.carry_out_groups(now_ns);
+                    self.carry_out_groups();
                 }
                 // No message brings or ends a configuration.
                 _ => {}
@@ -273,32 +287,33 @@ impl Worker {
         }
     }
 
-    /// Lets in who knocks, and hears what programs ask, as long as the ring has room.
+    /// Lets in who knocks, and hears what programs ask. Those who send wait while the ring has no room; each round begins with
+    /// another one.
     fn take_requests(&mut self, now_ns: u64) {
-        self.clients.accept();
-        for place in 0..self.clients.len() {
-            if !self.has_room() {
-                return;
-            }
-            let Some((client, buffer)) = self.clients.at(place) else { return };
-            if client.is_pushed_back() {
-                continue;
-            }
-            if client.reads() {
+        let own = self.node - 1;
+        let groups = &self.groups;
+        self.clients.accept(now_ns, |pid| groups.has_member(own, pid));
+        let count = self.clients.len();
+        self.turn = self.turn.wrapping_add(1);
+        let turn = self.turn;
+        for place in (0..count).map(|place| place.wrapping_add(turn) % count) {
+            if let Some((client, buffer)) = self.clients.at(place)
+                && client.reads()
+            {
                 client.read(buffer);
             }
             for _ in 0..REQUESTS_MAX {
+                let has_room = self.has_room();
                 let Some((client, _)) = self.clients.at(place) else { break };
+                if client.ends.is_some() || client.is_pushed_back() {
+                    break;
+                }
                 match client.next() {
-                    Next::Request(request) => {
-                        if !self.has_room() {
-                            if let Some((client, _)) = self.clients.at(place) {
-                                client.held = Some(request);
-                            }
-                            return;
-                        }
-                        self.request(place, request, now_ns);
+                    Next::Request(request) if !has_room && is_message(&request) => {
+                        client.held = Some(request);
+                        break;
                     }
+                    Next::Request(request) => self.request(place, request, now_ns),
                     Next::Broken => {
                         refuse(
                             client,
@@ -311,6 +326,11 @@ impl Worker {
                     }
                     Next::Nothing => break,
                 }
+            }
+            if let Some((client, _)) = self.clients.at(place)
+                && client.is_done()
+            {
+                client.ends = client.ends.or(Some("it has gone"));
             }
         }
     }
@@ -362,7 +382,7 @@ impl Worker {
                     Err(why) => self.refused(place, kind::LEAVE, why),
                 }
             }
-            Request::Send { group, more, bytes } => {
+            Request::Send { group, piece, bytes } => {
                 let length = bytes.len();
                 if length > wire::PIECE_MAX {
                     let text = format!("{length} bytes in one piece, {} at the most", wire::PIECE_MAX);
@@ -372,7 +392,12 @@ impl Worker {
                     return;
                 }
                 let Some(group) = Name::new(group) else { return };
-                match self.groups.send(&group, pid, more, &bytes) {
+                match self.groups.send(
+                    &group,
+                    pid,
+                    cpg::Piece { goes_on: piece.goes_on, more: piece.more },
+                    &bytes,
+                ) {
                     Ok(bytes) => self.submit(bytes, now_ns),
                     Err(why) => self.refused(place, kind::SEND, why),
                 }
@@ -431,7 +456,7 @@ impl Worker {
     }
 
     fn tell_report(&self) {
-        let links = self.links.counts();
+        let (links, groups) = (self.links.counts(), self.groups.all().count() as u64);
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.state = self.ring.state().to_owned();
         report.epoch = self.ring.view().epoch;
@@ -446,8 +471,13 @@ impl Worker {
         report.frames_replayed = self.counts.replayed;
         report.programs = self.clients.len() as u64;
         report.programs_let_go = self.counts.let_go;
-        report.groups = self.groups.all().count() as u64;
+        report.groups = groups;
     }
+}
+
+/// Whether it is a message for the ring.
+const fn is_message(request: &Request) -> bool {
+    matches!(request, Request::Join { .. } | Request::Leave { .. } | Request::Send { .. })
 }
 
 fn refuse(client: &mut Client, of: u8, code: Code, text: String) {

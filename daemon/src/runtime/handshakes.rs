@@ -125,7 +125,7 @@ impl Runtime {
         self.duplicate = Some(other);
         self.give_up_all();
         self.started.plane.close();
-        self.started.ring.freeze();
+        self.started.ring.stand_apart();
         self.view_input(membership::Input::Leaving, boot_ns());
         self.aim();
         let text = "another machine runs with this node's id; this one takes no part until it is restarted";

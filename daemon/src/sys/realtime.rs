@@ -182,6 +182,8 @@ impl Courtesy {
         let share_pct = (used_ns - self.used_ns) * 100 / passed_ns;
         (self.since_ns, self.used_ns) = (now_ns, used_ns);
         if is_over_budget() {
+            // Whoever found that may have put back itself alone.
+            let _ = schedule(0, libc::SCHED_OTHER, 0);
             self.priority = None;
         } else if self.is_real && share_pct > 50 {
             self.is_real = schedule(0, libc::SCHED_OTHER, 0).is_err();

@@ -4,8 +4,8 @@ mod bench;
 mod verify;
 
 use std::io::{BufRead, BufReader, IsTerminal, stdin};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clap::{Subcommand, ValueEnum};
@@ -135,11 +135,6 @@ pub(crate) fn run(socket: &Path, output: Output, verb: &CpgVerb) -> Result<bool,
         }
     }
     Ok(true)
-}
-
-/// Where the daemon listens for programs: beside its control socket.
-pub(crate) fn socket_beside(control: &Path) -> PathBuf {
-    control.with_file_name("cpg.sock")
 }
 
 fn seconds_of(seconds: f64) -> Duration {
@@ -283,7 +278,11 @@ fn join(client: &mut Client, output: Output, group: &str) -> Result<(), Failure>
         }
     });
     let (mut sent, mut back, mut is_over) = (0u64, 0u64, false);
+    let mut last = Instant::now();
     while !is_over || back < sent {
+        if is_over && last.elapsed() > PATIENCE {
+            return Err(Failure::NotBack(PATIENCE));
+        }
         loop {
             match heard.try_recv() {
                 Ok(line) => {
@@ -297,7 +296,13 @@ fn join(client: &mut Client, output: Output, group: &str) -> Result<(), Failure>
             }
         }
         if let Some(event) = client.next(Some(LOOK))? {
-            back += u64::from(matches!(&event, Event::Message { from, .. } if *from == client.own()));
+            last = Instant::now();
+            let is_own = match &event {
+                Event::Message { from, .. } => *from == client.own(),
+                Event::NotSent { .. } => true,
+                Event::Configuration { .. } => false,
+            };
+            back += u64::from(is_own);
             print(output, event)?;
         }
     }

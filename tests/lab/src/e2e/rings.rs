@@ -21,6 +21,7 @@ use crate::{Cut, Direction, Lab, LabSpec, Node, StartOptions};
 pub(super) const TESTS: &[Test] = &[
     Test { name: "ring/messages_to_all", needs: ALL, timeout: LONG, run: messages_to_all },
     Test { name: "ring/a_program_that_dies", needs: ALL, timeout: LONG, run: dies },
+    Test { name: "ring/last_words_of_a_program", needs: ALL, timeout: LONG, run: last_words },
     Test { name: "ring/a_program_that_does_not_read", needs: ALL, timeout: LONG, run: does_not_read },
     Test { name: "ring/a_program_that_talks_nonsense", needs: ALL, timeout: LONG, run: nonsense },
     Test { name: "ring/a_node_that_dies_and_returns", needs: ALL, timeout: LONG, run: node_dies },
@@ -159,6 +160,32 @@ fn dies(ctx: &mut Ctx) -> Result<()> {
         drop(dying);
         ensure!(left(&mut watcher, member)? == Reason::ProcessDown);
         ctx.step(&format!("its leave was told after {:.2} ms", gone.elapsed().as_secs_f64() * 1e3));
+    }
+    lab.down()
+}
+
+/// What a program has said before it goes is told, all of it, and then that it has gone.
+fn last_words(ctx: &mut Ctx) -> Result<()> {
+    const COUNT: u32 = 3000;
+    let lab = lab(ctx)?;
+    let mut watcher = joined(&lab.node("n1")?)?;
+    for name in ["n1", "n2"] {
+        let mut dying = joined(&lab.node(name)?)?;
+        members(&mut watcher, 2)?;
+        let member = dying.own();
+        for number in 0..COUNT {
+            dying.send(GROUP, &number.to_le_bytes())?;
+        }
+        dying.flush()?;
+        drop(dying);
+        for number in 0..COUNT {
+            let (from, bytes) = message(&mut watcher)?;
+            ensure!(
+                from == member && bytes == number.to_le_bytes(),
+                "message {number} of {name} is not the next"
+            );
+        }
+        ensure!(left(&mut watcher, member)? == Reason::ProcessDown);
     }
     lab.down()
 }
