@@ -21,6 +21,9 @@ pub(crate) struct SimArgs {
     /// This seed alone, with its trace
     #[arg(long, conflicts_with_all = ["seeds", "minutes"])]
     seed: Option<u64>,
+    /// Measure how clusters come together as they grow, and draw docs/scale.svg
+    #[arg(long, conflicts_with_all = ["seed", "seeds", "minutes", "nodes", "only"])]
+    scale: bool,
     /// Only this simulator
     #[arg(long, value_enum)]
     only: Option<Simulator>,
@@ -55,6 +58,22 @@ fn range(text: &str) -> Result<String> {
 
 /// Runs them; false if one found something.
 pub(crate) fn run(workspace: &Workspace, args: &SimArgs) -> Result<bool> {
+    if args.scale {
+        let mut command = workspace.cargo();
+        command.args([
+            "test",
+            "--locked",
+            "--release",
+            "-p",
+            "ringbeat-core",
+            "--test",
+            "cluster",
+            "--",
+            "scale",
+            "--nocapture",
+        ]);
+        return process::shown(command.env("RINGBEAT_SCALE", workspace.root().join("docs/scale.svg")));
+    }
     let mut all_well = true;
     for simulator in [Simulator::Cluster, Simulator::Ring] {
         if args.only.is_some_and(|only| only != simulator) {

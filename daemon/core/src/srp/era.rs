@@ -108,6 +108,14 @@ impl Era {
         is_news
     }
 
+    /// Whether a token's numbers can be: whoever sends has let go of no more than all have, and so keeps within so much of
+    /// what this node has; and no ring turns for ever.
+    pub(super) const fn may_be(&self, token: &Token) -> bool {
+        token.seq <= self.store.aru().saturating_add(RING_STORE_MAX)
+            && token.seq >= self.store.released()
+            && token.number < u64::MAX / 2
+    }
+
     /// A packet that has arrived.
     pub(super) fn take(&mut self, seq: u64, packet: Packet) -> Inserted {
         self.missed.remove(&seq);

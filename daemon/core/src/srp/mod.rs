@@ -370,7 +370,7 @@ impl Ring {
             Phase::Gather => return,
         };
         // One that was meant for another, and was brought here by somebody on the wire, would be a second one.
-        if ring != era.id || from != era.predecessor() || !era.is_news(token.number) {
+        if ring != era.id || from != era.predecessor() || !era.may_be(&token) || !era.is_news(token.number) {
             return;
         }
         if forms {

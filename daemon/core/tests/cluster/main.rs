@@ -6,6 +6,7 @@
 //! `RINGBEAT_SEEDS=1000..2000` runs those, `RINGBEAT_NODES=64` makes clusters of so many nodes.
 
 mod invariants;
+mod plan;
 mod scale;
 #[path = "../sim/splitmix.rs"]
 mod splitmix;
@@ -17,9 +18,10 @@ use std::time::Duration;
 
 use ringbeat_core::mutation::Mutation;
 
+use crate::plan::{Fault, Plan};
 use crate::splitmix::SplitMix;
 use crate::stopwatch::Stopwatch;
-use crate::world::{Fault, Plan, World};
+use crate::world::World;
 
 /// Histories by default.
 const HISTORIES: u64 = 3000;
