@@ -117,7 +117,9 @@ impl Ring {
         let own = self.entry();
         let Phase::Forming(forming) = &mut self.phase else { return };
         let Some(place) = forming.era.place_of(self.own) else { return };
-        if commit.number <= forming.number || commit.entries.len() <= place {
+        // None goes round for ever.
+        let is_wild = commit.number >= u64::MAX / 2;
+        if is_wild || commit.number <= forming.number || commit.entries.len() <= place {
             return;
         }
         commit.number += 1;

@@ -22,10 +22,12 @@ pub(crate) enum Fault {
     RingOnly(u8, u8),
     /// The disk of one hangs.
     Disk(u8),
+    /// The daemon is replaced as planned: its life goes on, its ring and its programs do not.
+    Replace(u8),
 }
 
 impl Fault {
-    pub(crate) const KINDS: usize = 7;
+    pub(crate) const KINDS: usize = 8;
 
     pub(crate) const fn kind(self) -> usize {
         match self {
@@ -36,6 +38,7 @@ impl Fault {
             Self::Parted(_) => 4,
             Self::RingOnly(..) => 5,
             Self::Disk(_) => 6,
+            Self::Replace(_) => 7,
         }
     }
 }
@@ -62,14 +65,15 @@ impl Plan {
         let trouble_ns = dice.within(100, 600) * MS;
         let faults = (0..dice.within(1, 8)).map(|_| {
             let (one, other) = (dice.index(usize::from(nodes)) as u8, dice.index(usize::from(nodes)) as u8);
-            let fault = match dice.within(0, 7) {
+            let fault = match dice.within(0, 8) {
                 0 => Fault::Kill(one),
                 1 => Fault::Crash(one),
                 2 => Fault::Pause(one),
                 3 => Fault::Oneway(one, other),
                 4 => Fault::Parted(dice.next()),
                 5 => Fault::RingOnly(one, other),
-                _ => Fault::Disk(one),
+                6 => Fault::Disk(one),
+                _ => Fault::Replace(one),
             };
             (dice.within(0, trouble_ns), dice.within(1, 200) * MS, fault)
         });

@@ -8,7 +8,7 @@ use ringbeat_common::view::View;
 use ringbeat_core::cpg::{self, Groups, Member, Name};
 use ringbeat_core::membership::choice::bits;
 use ringbeat_core::membership::electorate::Standing;
-use ringbeat_core::membership::{self, Config, Membership, NodeConfig};
+use ringbeat_core::membership::{self, Adopted, Config, Membership, NodeConfig};
 use ringbeat_core::mutation::Mutation;
 use ringbeat_core::srp::{self, Params, Ring};
 
@@ -70,6 +70,7 @@ pub(crate) struct Node {
     pub(crate) programs: BTreeMap<(usize, u32), Program>,
     pub(crate) log: usize,
     pub(crate) is_alive: bool,
+    session: u32,
     waiting: Vec<Bytes>,
     /// The next number of each program, over its times in the group.
     next: BTreeMap<(usize, u32), u32>,
@@ -83,7 +84,7 @@ pub(crate) struct Node {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Views { from: u8, life: u32, to: u8, bytes: Vec<u8> },
-    Ring { from: u8, life: u32, to: u8, bytes: Vec<u8> },
+    Ring { from: u8, session: u32, to: u8, bytes: Vec<u8> },
     Row { slot: u8 },
     Reserved { slot: u8, life: u32, ceiling: u64 },
     Begin { fault: usize },
@@ -98,6 +99,7 @@ pub(crate) struct World {
     dice: SplitMix,
     pub(crate) now_ns: u64,
     number: u64,
+    sessions: u32,
     events: BinaryHeap<Reverse<(u64, u64, Event)>>,
     pub(crate) nodes: Vec<Node>,
     /// Faults in force.
@@ -123,6 +125,7 @@ impl World {
             dice,
             now_ns: 1000 * MS,
             number: 0,
+            sessions: 0,
             events: BinaryHeap::new(),
             nodes: Vec::new(),
             in_force: Vec::new(),
@@ -140,7 +143,7 @@ impl World {
             plan,
         };
         for slot in 0..world.plan.nodes {
-            let node = world.born(slot, 1, 0);
+            let node = world.born(slot, 1, 0, None);
             world.nodes.push(node);
         }
         for slot in 0..world.plan.nodes {
@@ -153,7 +156,8 @@ impl World {
         world
     }
 
-    fn born(&mut self, slot: u8, life: u32, ceiling: u64) -> Node {
+    fn born(&mut self, slot: u8, life: u32, ceiling: u64, adopted: Option<Adopted>) -> Node {
+        self.sessions += 1;
         self.logs.push(Log { slot, told: Vec::new(), has_died: false });
         let nodes = (0..self.plan.nodes).map(|slot| NodeConfig { slot, votes: 1, witness: false });
         let config = Config {
@@ -170,7 +174,7 @@ impl World {
             quiet_until_ns: 0,
             started_ns: self.now_ns,
             standing: Standing { confirmed: true, again: false, sole: true },
-            adopted: None,
+            adopted,
         };
         Node {
             life,
@@ -180,6 +184,7 @@ impl World {
             programs: BTreeMap::new(),
             log: self.logs.len() - 1,
             is_alive: true,
+            session: self.sessions,
             waiting: Vec::new(),
             next: BTreeMap::new(),
             among: [0; 2],
@@ -272,9 +277,9 @@ impl World {
                 self.nodes[usize::from(to)].membership.handle(input, now_ns);
                 self.drain_views(to);
             }
-            Event::Ring { from, life, to, bytes } if self.hears(from, life, to) => {
+            Event::Ring { from, session, to, bytes } if self.opens(from, session, to) => {
                 if self.stands_still(to) {
-                    self.plan_event(MS, Event::Ring { from, life, to, bytes });
+                    self.plan_event(MS, Event::Ring { from, session, to, bytes });
                     return;
                 }
                 self.nodes[usize::from(to)]
@@ -294,6 +299,11 @@ impl World {
     /// Whether what the life of one sent is for a node that lives: its handshake has accepted that life and no other.
     fn hears(&self, from: u8, life: u32, to: u8) -> bool {
         self.nodes[usize::from(to)].is_alive && self.nodes[usize::from(from)].life == life
+    }
+
+    /// The same for the ring: a session of its own each time that a daemon starts.
+    fn opens(&self, from: u8, session: u32, to: u8) -> bool {
+        self.nodes[usize::from(to)].is_alive && self.nodes[usize::from(from)].session == session
     }
 
     /// Whether a packet gets from one to another.
@@ -368,7 +378,9 @@ impl World {
         }
         let (_, lasts_ns, what) = self.plan.faults[fault];
         let is_again = match what {
-            Fault::Kill(slot) | Fault::Crash(slot) => !self.nodes[usize::from(slot)].is_alive,
+            Fault::Kill(slot) | Fault::Crash(slot) | Fault::Replace(slot) => {
+                !self.nodes[usize::from(slot)].is_alive || self.stands_still(slot)
+            }
             _ => false,
         };
         if is_again {
@@ -386,8 +398,34 @@ impl World {
                 self.all_look(if matches!(what, Fault::Kill(_)) { MS / 2 } else { DEADLINE_NS });
             }
             Fault::Oneway(..) | Fault::Parted(_) => self.all_look(DEADLINE_NS),
+            Fault::Replace(slot) => self.replace(slot),
             Fault::Pause(_) | Fault::RingOnly(..) | Fault::Disk(_) => {}
         }
+    }
+
+    /// Another daemon goes on for one: it knows the views, and nothing of the ring.
+    fn replace(&mut self, slot: u8) {
+        let node = &self.nodes[usize::from(slot)];
+        let view = node.membership.installed().view;
+        let (life, ceiling, row) = (node.life, node.ceiling, node.row);
+        if !view.is_some() {
+            return;
+        }
+        self.logs[node.log].has_died = true;
+        let installed = *node.membership.installed();
+        let adopted = Adopted { installed, announced: node.membership.announced(), heard: row };
+        self.nodes[usize::from(slot)] = self.born(slot, life, ceiling, Some(adopted));
+        self.nodes[usize::from(slot)].row = row;
+        let now_ns = self.now_ns;
+        for peer in bits(row & !(1 << slot)) {
+            let incarnation = u64::from(self.nodes[usize::from(peer)].life) << 32 | u64::from(peer);
+            let input = membership::Input::Accepted { slot: peer, incarnation };
+            self.nodes[usize::from(slot)].membership.handle(input, now_ns);
+        }
+        self.nodes[usize::from(slot)].membership.handle(membership::Input::Row { heard: row }, now_ns);
+        self.drain_views(slot);
+        self.nodes[usize::from(slot)].ring.handle(srp::Input::Abandon { view }, now_ns);
+        self.drain(slot);
     }
 
     fn end(&mut self, fault: usize) {
@@ -399,11 +437,11 @@ impl World {
             Fault::Kill(slot) | Fault::Crash(slot) => {
                 let node = &self.nodes[usize::from(slot)];
                 let (life, ceiling) = (node.life + 1, node.ceiling);
-                self.nodes[usize::from(slot)] = self.born(slot, life, ceiling);
+                self.nodes[usize::from(slot)] = self.born(slot, life, ceiling, None);
                 self.all_look(3 * MS);
             }
             Fault::Oneway(..) | Fault::Parted(_) => self.all_look(10 * MS),
-            Fault::Pause(_) | Fault::RingOnly(..) | Fault::Disk(_) => {}
+            Fault::Pause(_) | Fault::RingOnly(..) | Fault::Disk(_) | Fault::Replace(_) => {}
         }
     }
 
@@ -608,11 +646,11 @@ impl World {
         if bytes.len() > PAYLOAD + 48 {
             self.wrong = Some(format!("{} bytes do not fit a frame", bytes.len()));
         }
-        let life = self.nodes[usize::from(from)].life;
+        let session = self.nodes[usize::from(from)].session;
         for to in bits(to) {
             self.ring_frames += 1;
             if let Some(wait_ns) = self.travels(from, to, false) {
-                self.plan_event(wait_ns, Event::Ring { from, life, to, bytes: bytes.to_vec() });
+                self.plan_event(wait_ns, Event::Ring { from, session, to, bytes: bytes.to_vec() });
             }
         }
     }
