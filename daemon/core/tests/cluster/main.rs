@@ -6,6 +6,7 @@
 //! `RINGBEAT_SEEDS=1000..2000` runs those, `RINGBEAT_NODES=64` makes clusters of so many nodes.
 
 mod invariants;
+mod log;
 mod plan;
 mod scale;
 #[path = "../sim/splitmix.rs"]

@@ -12,6 +12,7 @@ use ringbeat_core::membership::{self, Adopted, Config, Membership, NodeConfig};
 use ringbeat_core::mutation::Mutation;
 use ringbeat_core::srp::{self, Params, Ring};
 
+use crate::log::{Log, Told};
 use crate::plan::{Fault, MS, Plan, US};
 use crate::splitmix::SplitMix;
 
@@ -23,37 +24,6 @@ const PAYLOAD: usize = 1380;
 /// A token is lost after so long here, so that histories are short.
 const TOKEN_NS: u64 = 60 * MS;
 const GROUPS: [&str; 2] = ["a", "b"];
-
-/// What a node's programs were told, and what they said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Told {
-    /// The ring has a view.
-    Regular(View),
-    /// It goes on with these.
-    Transitional(u64),
-    /// Members of a group.
-    Members { group: usize, members: Vec<Member> },
-    /// A message: whose, in which life, which; and who is in the group then, as a sum.
-    Message { group: usize, from: Member, life: u32, counter: u32, among: u64 },
-}
-
-/// All that one life of a node was told.
-#[derive(Clone, Debug)]
-pub(crate) struct Log {
-    pub(crate) slot: u8,
-    pub(crate) told: Vec<Told>,
-    pub(crate) has_died: bool,
-}
-
-impl Log {
-    pub(crate) fn messages(&self) -> u64 {
-        self.told.iter().filter(|told| matches!(told, Told::Message { .. })).count() as u64
-    }
-
-    pub(crate) fn changes(&self) -> u64 {
-        self.told.iter().filter(|told| matches!(told, Told::Members { .. })).count() as u64
-    }
-}
 
 /// A program in a group.
 #[derive(Clone, Debug)]

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::world::{Told, World};
+use crate::log::Told;
+use crate::world::World;
 
 /// A message: its group, its sender and the life of that, its number; and who was in the group then.
 type Key = (usize, u8, u32, u32, u32, u64);

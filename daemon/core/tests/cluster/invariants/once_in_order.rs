@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::world::{Told, World};
+use crate::log::Told;
+use crate::world::World;
 
 pub(crate) fn broken(world: &World) -> Option<String> {
     for log in &world.logs {
