@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use ringbeat_common::view::View;
-use ringbeat_core::cpg::{self, Groups, Member, Name};
+use ringbeat_core::cpg::{self, Groups, Name};
 use ringbeat_core::membership::choice::bits;
 use ringbeat_core::membership::electorate::Standing;
 use ringbeat_core::membership::{self, Adopted, Config, Membership, NodeConfig};
