@@ -87,3 +87,7 @@ pub const GROUP_NAME_MAX: usize = 128;
 pub const GROUP_MEMBERS_MAX: usize = 128;
 /// Places that the processes of one node have in groups: so many fit one message of the ring, their names as long as can be.
 pub const GROUP_PLACES_MAX: usize = 4_096;
+/// Bytes of messages that wait until all nodes of a view have told of their processes.
+pub const GROUP_HELD_MAX: usize = 16 << 20;
+/// So many such messages.
+pub const GROUP_HELD_COUNT_MAX: usize = 65_536;

@@ -19,11 +19,11 @@ use rustix::net::sockopt::socket_peercred;
 use crate::control::listen;
 
 /// Connections at a time.
-pub(super) const CLIENTS_MAX: usize = 128;
+const CLIENTS_MAX: usize = 128;
 /// A client for which so many bytes wait is not read from until it has read.
 const PUSHED_BACK: usize = 1 << 20;
 /// Bytes that wait for a client that does not read.
-pub(super) const WAITING_MAX: usize = 16 << 20;
+const WAITING_MAX: usize = 16 << 20;
 /// Bytes that wait for all of them: the daemon's memory is locked, and bounded.
 const ALL_WAITING_MAX: usize = 24 << 20;
 /// The first request is no longer.
@@ -59,6 +59,8 @@ pub(super) struct Client {
     is_over: bool,
     /// It takes nothing any more.
     is_deaf: bool,
+    /// Something has come from it.
+    pub(super) is_ready: bool,
     /// Why it is to go.
     pub(super) ends: Option<&'static str>,
 }
@@ -87,6 +89,7 @@ impl Client {
             written: 0,
             is_over: false,
             is_deaf: false,
+            is_ready: true,
             ends: None,
         }
     }
@@ -120,7 +123,7 @@ impl Client {
     pub(super) fn has_work(&self, has_room: bool) -> bool {
         let asks = match &self.held {
             Some(_) => has_room,
-            None => self.is_over || !matches!(self.input_length(), Ok(None)) && self.is_whole(),
+            None => self.is_over || self.is_whole(),
         };
         asks && self.ends.is_none() && !self.is_pushed_back()
     }

@@ -68,6 +68,8 @@ struct Link {
     ends: Vec<usize>,
     queues: Vec<Vec<u32>>,
     waiting: u64,
+    /// Something has come.
+    is_ready: bool,
     counts: Counts,
 }
 
@@ -176,10 +178,14 @@ impl Links {
         self.links.iter_mut().for_each(Link::flush);
     }
 
-    /// Takes what has come on each link, at most so many datagrams of one; true if there may be more.
-    pub(super) fn receive(&mut self, most: usize, mut take: impl FnMut(u8, BytesMut)) -> bool {
-        let mut more = false;
-        for link in &mut self.links {
+    /// Where something has come, in the order of [`Links::fds`].
+    pub(super) fn note_ready(&mut self, ready: &[bool]) {
+        self.links.iter_mut().zip(ready).for_each(|(link, ready)| link.is_ready = *ready);
+    }
+
+    /// Takes what has come on each link that is ready, so many datagrams of one or a few more.
+    pub(super) fn receive(&mut self, most: usize, mut take: impl FnMut(u8, BytesMut)) {
+        for link in self.links.iter_mut().filter(|link| link.is_ready) {
             let mut taken = 0;
             loop {
                 let mut pieces: Vec<IoSliceMut<'_>> =
@@ -203,17 +209,12 @@ impl Links {
                         take(link.id, frame);
                     }
                 }
-                if taken >= most {
-                    more = true;
-                    break;
-                }
-                if count < BATCH_SIZE {
+                if taken >= most || count < BATCH_SIZE {
                     break;
                 }
             }
             link.counts.received += taken as u64;
         }
-        more
     }
 }
 
@@ -246,6 +247,7 @@ impl Link {
             ends: vec![0],
             queues: vec![Vec::new(); NODES_MAX],
             waiting: 0,
+            is_ready: false,
             counts: Counts::default(),
         })
     }

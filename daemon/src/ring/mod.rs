@@ -177,6 +177,8 @@ impl RingPlane {
             report: Arc::clone(&report),
             waiting: VecDeque::new(),
             turn: 0,
+            has_orders: false,
+            has_knocks: false,
             counts: Counts::default(),
         };
         let run = move || worker.run(Courtesy::new(enter()));

@@ -57,6 +57,9 @@ pub(super) struct Worker {
     pub(super) waiting: VecDeque<Bytes>,
     /// With which program a round begins.
     pub(super) turn: usize,
+    /// Whether the main loop has ordered something, and somebody knocks, as the last sleep has found.
+    pub(super) has_orders: bool,
+    pub(super) has_knocks: bool,
     pub(super) counts: Counts,
 }
 
@@ -106,34 +109,48 @@ impl Worker {
         }
     }
 
-    /// Sleeps until there is something to do. Whether it has slept at all.
-    fn wait(&self) -> bool {
+    /// Sleeps until there is something to do, and notes where. Whether it has slept at all.
+    fn wait(&mut self) -> bool {
         let now_ns = boot_ns();
         let mut until_ns = self.ring.next_timeout().unwrap_or(u64::MAX).min(now_ns + SLEEP_NS);
-        let has_room = self.has_room();
+        let (has_room, is_open) = (self.has_room(), self.clients.is_open(now_ns));
         let mut fds = vec![PollFd::from_borrowed_fd(self.wake.as_fd(), PollFlags::IN)];
-        fds.extend(self.links.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        if self.clients.is_open(now_ns) {
-            fds.push(PollFd::from_borrowed_fd(self.clients.fd(), PollFlags::IN));
-        } else {
+        let door = if is_open { PollFlags::IN } else { PollFlags::empty() };
+        fds.push(PollFd::from_borrowed_fd(self.clients.fd(), door));
+        if !is_open {
             until_ns = until_ns.min(now_ns + SHUT_LOOK_NS);
         }
-        for client in self.clients.iter() {
+        fds.extend(self.links.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let first_client = fds.len();
+        let mut places = Vec::with_capacity(self.clients.len());
+        for (place, client) in self.clients.iter().enumerate() {
             if client.has_work(has_room) {
                 until_ns = now_ns;
             }
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, client.reads());
             flags.set(PollFlags::OUT, client.writes());
+            // One that nothing is wanted of would wake the thread without end if it has gone.
             if !flags.is_empty() {
+                places.push(place);
                 fds.push(PollFd::from_borrowed_fd(client.fd(), flags));
             }
         }
         let timeout = timespec(until_ns.saturating_sub(now_ns));
         let before_ns = boot_ns();
-        let _ = poll(&mut fds, Some(&timeout));
+        let is_told = poll(&mut fds, Some(&timeout)).is_ok();
         // A call that comes back at once has not slept.
-        boot_ns() > before_ns + 5_000
+        let has_slept = boot_ns() > before_ns + 5_000;
+        let ready: Vec<bool> = fds.iter().map(|fd| is_told && !fd.revents().is_empty()).collect();
+        let (shared, clients) = ready.split_at(first_client);
+        (self.has_orders, self.has_knocks) = (shared[0], shared[1]);
+        self.links.note_ready(&shared[2..]);
+        for (place, ready) in places.into_iter().zip(clients) {
+            if let Some((client, _)) = self.clients.at(place) {
+                client.is_ready = *ready;
+            }
+        }
+        has_slept
     }
 
     fn has_room(&self) -> bool {
@@ -142,6 +159,9 @@ impl Worker {
 
     /// False once the main loop has gone.
     fn take_orders(&mut self, now_ns: u64) -> bool {
+        if !self.has_orders {
+            return true;
+        }
         let _ = rustix::io::read(&*self.wake, &mut [0; 8]);
         loop {
             match self.orders.try_recv() {
@@ -178,10 +198,11 @@ impl Worker {
     /// Hands the ring an input, and carries out what it says.
     fn give(&mut self, input: srp::Input, now_ns: u64) {
         self.ring.handle(input, now_ns);
-        self.carry_out(now_ns);
+        self.carry_out();
+        self.send_waiting(now_ns);
     }
 
-    fn carry_out(&mut self, now_ns: u64) {
+    fn carry_out(&mut self) {
         while let Some(output) = self.ring.poll_output() {
             match output {
                 srp::Output::Send { to, bytes } => self.links.send(to, &bytes, &mut self.sealer),
@@ -202,7 +223,6 @@ impl Worker {
             }
             self.carry_out_groups();
         }
-        self.send_waiting(now_ns);
     }
 
     fn carry_out_groups(&mut self) {
@@ -266,24 +286,7 @@ impl Worker {
                 self.waiting.push_front(bytes);
                 return;
             }
-            self.drain();
-        }
-    }
-
-    /// What the ring says to a message that it was given.
-    fn drain(&mut self) {
-        while let Some(output) = self.ring.poll_output() {
-            match output {
-                srp::Output::Send { to, bytes } => self.links.send(to, &bytes, &mut self.sealer),
-                srp::Output::Deliver { from, bytes } => {
-                    self.counts.delivered += 1;
-                    self.counts.bytes += bytes.len() as u64;
-                    self.groups.delivered(from, bytes);
-                    self.carry_out_groups();
-                }
-                // No message brings or ends a configuration.
-                _ => {}
-            }
+            self.carry_out();
         }
     }
 
@@ -292,12 +295,15 @@ impl Worker {
     fn take_requests(&mut self, now_ns: u64) {
         let own = self.node - 1;
         let groups = &self.groups;
-        self.clients.accept(now_ns, |pid| groups.has_member(own, pid));
+        if self.has_knocks {
+            self.clients.accept(now_ns, |pid| groups.has_member(own, pid));
+        }
         let count = self.clients.len();
         self.turn = self.turn.wrapping_add(1);
         let turn = self.turn;
         for place in (0..count).map(|place| place.wrapping_add(turn) % count) {
             if let Some((client, buffer)) = self.clients.at(place)
+                && std::mem::take(&mut client.is_ready)
                 && client.reads()
             {
                 client.read(buffer);

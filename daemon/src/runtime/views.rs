@@ -161,6 +161,7 @@ impl Runtime {
                 self.view_input(membership::Input::Accepted { slot, incarnation }, now_ns);
             }
         }
+        self.feed_edges();
         self.abandon_ring();
         self.look_at_services(now_ns);
         self.feed_row(now_ns);

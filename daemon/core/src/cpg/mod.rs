@@ -24,7 +24,7 @@ use thiserror::Error;
 
 pub use self::wire::Name;
 use self::wire::{Message, Roll};
-use crate::limits::{GROUP_MEMBERS_MAX, GROUP_PLACES_MAX};
+use crate::limits::{GROUP_HELD_COUNT_MAX, GROUP_HELD_MAX, GROUP_MEMBERS_MAX, GROUP_PLACES_MAX};
 use crate::mutation::Mutation;
 
 /// A process in a group.
@@ -61,9 +61,6 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// All of them, in the order of their numbers from 1 on.
-    pub const ALL: [Self; 5] = [Self::Join, Self::Leave, Self::NodeDown, Self::NodeUp, Self::ProcessDown];
-
     /// As texts have it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -140,8 +137,9 @@ pub struct Groups {
     is_partial: bool,
     /// Those that have.
     rolls: Vec<(u8, Roll)>,
-    /// What came meanwhile.
+    /// What came meanwhile, and how many bytes that is.
     held: Vec<(u8, Bytes)>,
+    held_bytes: usize,
     mutation: Mutation,
     outputs: VecDeque<Output>,
 }
@@ -165,6 +163,7 @@ impl Groups {
             is_partial: false,
             rolls: Vec::new(),
             held: Vec::new(),
+            held_bytes: 0,
             outputs: VecDeque::new(),
         }
     }
@@ -256,7 +255,15 @@ impl Groups {
                     self.begin();
                 }
             }
-            _ => self.held.push((slot, bytes)),
+            _ => {
+                self.held_bytes += bytes.len();
+                self.held.push((slot, bytes));
+                // Somebody does not tell: all who are here find so at the same message.
+                if self.held_bytes > GROUP_HELD_MAX || self.held.len() > GROUP_HELD_COUNT_MAX {
+                    self.is_partial = true;
+                    self.begin();
+                }
+            }
         }
     }
 
@@ -338,7 +345,7 @@ impl Groups {
 
     /// The rolls have come, or no more of them will: who is in, and then what was held back.
     fn begin(&mut self) {
-        self.expected = 0;
+        (self.expected, self.held_bytes) = (0, 0);
         self.call();
         for (slot, bytes) in std::mem::take(&mut self.held) {
             self.take(slot, bytes);

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::limits::GROUP_HELD_MAX;
 
 fn name(text: &str) -> Name {
     Name::new(Bytes::copy_from_slice(text.as_bytes())).expect("a name")
@@ -273,4 +274,26 @@ fn what_cannot_be_is_refused() {
     }
     assert_eq!(groups.join(&group, 1000), Err(Refused::Full));
     assert!(Name::new(Bytes::new()).is_none() && Name::new(vec![b'n'; 129].into()).is_none());
+}
+
+/// A node that never tells of its processes does not hold up the others without end, nor all their memory.
+#[test]
+fn what_is_held_back_is_bounded() {
+    let mut groups = Groups::new(0);
+    let group = name("a");
+    groups.regular(0b11);
+    groups.delivered(0, Message::Roll(Vec::new()).to_bytes());
+    let join = groups.join(&group, 1).expect("room");
+    groups.asked_in(group.clone(), 1);
+    groups.delivered(0, join);
+    let message = groups.send(&group, 1, Piece::default(), &[7; 1 << 20]).expect("a member");
+    let mut sent = 0;
+    while !groups.outputs.iter().any(|output| matches!(output, Output::Message { .. })) {
+        assert!(sent <= GROUP_HELD_MAX >> 20, "held without end");
+        groups.delivered(0, message.clone());
+        sent += 1;
+    }
+    assert!(groups.held.is_empty() && !groups.knows_all());
+    let told = groups.outputs.iter().filter(|output| matches!(output, Output::Message { .. })).count();
+    assert_eq!(told, sent, "and nothing is lost");
 }

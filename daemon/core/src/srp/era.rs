@@ -50,6 +50,12 @@ pub(super) struct Era {
     missed: BTreeMap<u64, u32>,
 }
 
+/// The member before this one in a ring of these.
+pub(super) const fn before(own: u8, members: u64) -> u8 {
+    let below = members & ((1 << own) - 1);
+    63 - (if below == 0 { members } else { below }).leading_zeros() as u8
+}
+
 impl Era {
     pub(super) fn new(view: View, own: u8, mutation: Mutation) -> Self {
         Self {
@@ -88,10 +94,8 @@ impl Era {
     }
 
     /// Who has the token before this node.
-    pub(super) fn predecessor(&self) -> u8 {
-        let below = self.view.members & ((1 << self.own) - 1);
-        let highest = |set: u64| 63 - set.leading_zeros() as u8;
-        highest(if below == 0 { self.view.members } else { below })
+    pub(super) const fn predecessor(&self) -> u8 {
+        before(self.own, self.view.members)
     }
 
     /// The highest number that the token had when it left here last.

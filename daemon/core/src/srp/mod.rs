@@ -270,10 +270,16 @@ impl Ring {
     }
 
     fn freeze(&mut self) {
-        if !matches!(self.phase, Phase::Gather) {
-            self.phase = Phase::Gather;
-        }
+        self.phase = Phase::Gather;
         self.stop();
+    }
+
+    /// The ring that turns, or that forms; that of the last configuration where there is neither.
+    fn current(&self) -> &Era {
+        match &self.phase {
+            Phase::Forming(forming) => &forming.era,
+            Phase::Operational | Phase::Gather => &self.era,
+        }
     }
 
     /// Nothing of a ring that has stopped is on its way any more.
@@ -317,22 +323,14 @@ impl Ring {
 
     /// A member knows nothing of this ring any more.
     fn lost(&mut self, from: u8, ring: RingId) {
-        let era = match &self.phase {
-            Phase::Operational => &self.era,
-            Phase::Forming(forming) => &forming.era,
-            Phase::Gather => return,
-        };
-        if era.id == ring && era.view.has(from) {
+        let (era, turns) = (self.current(), !matches!(self.phase, Phase::Gather));
+        if turns && era.id == ring && era.view.has(from) {
             self.lose();
         }
     }
 
     fn packet(&mut self, ring: RingId, seq: u64, packet: Packet) {
-        let view = match &self.phase {
-            Phase::Forming(forming) => &forming.era.view,
-            _ => &self.era.view,
-        };
-        if !view.has(packet.origin) && self.mutation != Mutation::AnyRing {
+        if !self.current().view.has(packet.origin) && self.mutation != Mutation::AnyRing {
             return;
         }
         match &mut self.phase {
@@ -353,11 +351,7 @@ impl Ring {
 
     /// A packet of a number that the token did not have when it left here: it has arrived.
     fn shows_a_trace(&mut self, seq: u64) {
-        let era = match &self.phase {
-            Phase::Forming(forming) => &forming.era,
-            _ => &self.era,
-        };
-        if seq > era.last_seq() {
+        if seq > self.current().last_seq() {
             self.sent = None;
             self.timers.cancel(Timer::Retransmit);
         }
@@ -408,14 +402,11 @@ impl Ring {
 
     /// Sends a token, or a commit token, to the successor, and watches over it.
     fn hand_on(&mut self, bytes: Bytes, now_ns: u64) {
-        let era = match &self.phase {
-            Phase::Forming(forming) => &forming.era,
-            _ => &self.era,
-        };
-        let (to, ring) = (era.successor(), era.id);
+        let era = self.current();
+        let to = era.successor();
         // An idle token may be held on its way, and nobody else shows a trace of it.
         let is_idle = era.unchanged + 1 >= self.params.seqno_unchanged_const;
-        self.send(to, ring, &bytes);
+        self.send(to, &bytes);
         self.sent = Some((to, bytes));
         let wait_ns = if is_idle { self.params.hold_ns } else { 0 } + self.params.token_retransmit_ns();
         self.timers.set(Timer::Retransmit, now_ns + wait_ns);
@@ -423,8 +414,8 @@ impl Ring {
     }
 
     /// Sends a token or a commit token, which may be longer than a frame.
-    fn send(&mut self, to: u8, ring: RingId, bytes: &Bytes) {
-        let to = 1 << to;
+    fn send(&mut self, to: u8, bytes: &Bytes) {
+        let (to, ring) = (1 << to, self.current().id);
         let most = self.params.payload + 2 * wire::PACKET_HEAD;
         if bytes.len() <= most {
             self.outputs.push_back(Output::Send { to, bytes: bytes.clone() });
@@ -444,17 +435,11 @@ impl Ring {
         if !matches!(self.phase, Phase::Operational) || ring != self.era.id {
             return;
         }
-        match self.held.take() {
-            Some(token) => self.operate_on(token, now_ns),
-            // It is on its way here, and is not to rest.
-            None => self.era.unchanged = 0,
-        }
-    }
-
-    /// Lets a held token go on.
-    fn operate_on(&mut self, token: Token, now_ns: u64) {
+        // One that is on its way here is not to rest, either.
         self.era.unchanged = 0;
-        self.operate(token, now_ns);
+        if let Some(token) = self.held.take() {
+            self.operate(token, now_ns);
+        }
     }
 
     fn timeout(&mut self, now_ns: u64) {
@@ -472,11 +457,7 @@ impl Ring {
                 }
                 Timer::Retransmit => {
                     if let Some((to, bytes)) = self.sent.clone() {
-                        let ring = match &self.phase {
-                            Phase::Forming(forming) => forming.era.id,
-                            _ => self.era.id,
-                        };
-                        self.send(to, ring, &bytes);
+                        self.send(to, &bytes);
                         self.timers.set(Timer::Retransmit, now_ns + self.params.token_retransmit_ns());
                     }
                 }
@@ -486,10 +467,7 @@ impl Ring {
 
     /// The ring does not turn any more.
     fn lose(&mut self) {
-        let view = match &self.phase {
-            Phase::Forming(forming) => forming.era.view,
-            _ => self.era.view,
-        };
+        let view = self.current().view;
         self.freeze();
         self.outputs.push_back(Output::Lost { view });
     }
@@ -532,7 +510,7 @@ impl Ring {
             }
             _ if commit.view > self.era.view
                 && commit.view.has(self.own)
-                && from == Era::new(commit.view, self.own, self.mutation).predecessor() =>
+                && from == era::before(self.own, commit.view.members) =>
             {
                 // Membership has not installed it yet.
                 let newer = self

@@ -94,11 +94,6 @@ impl MachineReport {
     pub(super) const fn steal(&self) -> f64 {
         self.steal_pct
     }
-
-    /// The longest stall.
-    pub(super) const fn longest_ms(&self) -> f64 {
-        self.stall_max_ms
-    }
 }
 
 /// Threads that work or watch until this is dropped.

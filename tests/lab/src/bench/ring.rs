@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     BenchArgs, Quantiles,
-    machine::{Machine, drift},
+    machine::{Machine, MachineReport, drift},
     watch::{Watch, wait_for_peers},
 };
 use crate::{Cut, Lab, LabSpec, StartOptions};
@@ -57,7 +57,7 @@ pub(super) struct Measured {
     cuts: usize,
     load: f64,
     steal_pct: f64,
-    stall_max_ms: f64,
+    machine: MachineReport,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -126,7 +126,7 @@ pub(super) fn run(args: &BenchArgs, seconds: f64, runs: usize, cuts: usize) -> R
         cuts,
         load: report.load(),
         steal_pct: report.steal(),
-        stall_max_ms: report.longest_ms(),
+        machine: report,
     })
 }
 

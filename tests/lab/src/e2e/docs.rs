@@ -386,6 +386,7 @@ fn benches(ctx: &mut Ctx) -> Result<()> {
         "failover --scenario kill --runs 1",
         "calm --seconds 1",
         "datapath --seconds 1",
+        "ring --seconds 0.3 --runs 1 --cuts 1",
     ] {
         ctx.step(line);
         let mut words: Vec<String> = ["bench", "--name", &name, "-o", "json"].map(str::to_owned).into();
